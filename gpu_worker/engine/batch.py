@@ -1,0 +1,185 @@
+"""The tensors of one step: what the model reads (tokens, positions) and where attention finds the past.
+
+Tokens of all chunks lie in one row, decodes first, longest context first among them:
+
+    | d0 | d1 | ... | p0 p0 p0 p0 | p1 p1 p1 | ...        T tokens, no padding
+      └── decodes ──┘ └──────── prompt chunks ────────┘
+
+Decodes are attended together, padded to the longest of a group; a new group starts where the context falls below
+half of the group's longest, so that one long request does not make all others pay for its length.
+Shape suffixes: T tokens of the batch, R rows of a decode group, B blocks, L key positions, Q query positions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from gpu_worker.engine.scheduler import Chunk
+from gpu_worker.kernels.varlen import PackedLengths
+
+
+class DecodeGroup(NamedTuple):
+    """Rows [start, end) of the batch, one query token each, and the blocks their windows touch."""
+
+    start: int
+    end: int
+    block_ids: torch.Tensor  # [R * B]
+    mask_R11L: torch.Tensor  # True where the query may look, L = B * block_size
+
+
+class PrefillSpan(NamedTuple):
+    """Tokens [start, end) of the batch, one request's chunk, whose first has position `num_past`."""
+
+    start: int
+    end: int
+    num_past: int
+    block_ids: torch.Tensor  # [B]
+
+
+class PackedView(NamedTuple):
+    """All sequences of the batch for a kernel that takes them packed, decodes and prompts alike."""
+
+    lengths: PackedLengths
+    slots: torch.Tensor  # of all keys, sequence by sequence
+
+
+@dataclass(slots=True)
+class Batch:
+    """One step's input. Views that depend on a layer's sliding window are made once and shared by its layers."""
+
+    chunks: list[Chunk]  # in batch order
+    num_decodes: int
+    block_size: int
+    input_ids_T: torch.Tensor
+    position_ids_T: torch.Tensor
+    slot_mapping_T: torch.Tensor
+    logits_indices_R: torch.Tensor  # the last token of every chunk that reaches its request's end
+    sampled: list[Chunk]  # those chunks, in the order of `logits_indices_R`
+    prefills: list[PrefillSpan]
+    _decode_groups: dict[int | None, list[DecodeGroup]] = field(default_factory=dict)
+    _prefill_masks: dict[tuple[int, int | None], torch.Tensor] = field(default_factory=dict)
+    _packed: PackedView | None = None
+
+    def get_decode_groups(self, window: int | None) -> list[DecodeGroup]:
+        """Decode rows with the blocks that a window of so many tokens (None: all) can see."""
+        groups = self._decode_groups.get(window)
+        if groups is None:
+            device = self.input_ids_T.device
+            groups = [
+                DecodeGroup(start, end, *_find_visible(self.chunks[start:end], window, self.block_size, device))
+                for start, end in _split_by_length(self.chunks[: self.num_decodes])
+            ]
+            self._decode_groups[window] = groups
+        return groups
+
+    def get_prefill_mask(self, index: int, window: int | None) -> torch.Tensor:
+        """[Q, L], True where query token q of prefill `index` may look at position l."""
+        mask = self._prefill_masks.get((index, window))
+        if mask is None:
+            span = self.prefills[index]
+            num_tokens = span.num_past + span.end - span.start
+            queries = torch.arange(span.num_past, num_tokens, device=self.input_ids_T.device)[:, None]
+            keys = torch.arange(num_tokens, device=self.input_ids_T.device)[None, :]
+            mask = keys <= queries
+            if window is not None:
+                mask &= keys > queries - window
+            self._prefill_masks[index, window] = mask
+        return mask
+
+    def get_packed(self) -> PackedView:
+        """The view for packed kernels."""
+        if self._packed is None:
+            device = self.input_ids_T.device
+            num_queries = [chunk.num_tokens for chunk in self.chunks]
+            num_keys = [chunk.request.num_computed_tokens + chunk.num_tokens for chunk in self.chunks]
+            slots = [
+                _find_slots(chunk.request.block_ids, np.arange(length), self.block_size)
+                for chunk, length in zip(self.chunks, num_keys, strict=True)
+            ]
+            offsets = np.cumsum([[0, *num_queries], [0, *num_keys]], axis=1, dtype=np.int32)
+            offsets_2S = torch.from_numpy(offsets).to(device)
+            self._packed = PackedView(
+                lengths=PackedLengths(offsets_2S[0], offsets_2S[1], max(num_queries), max(num_keys)),
+                slots=torch.from_numpy(np.concatenate(slots)).to(device),
+            )
+        return self._packed
+
+
+def build_batch(chunks: Sequence[Chunk], block_size: int, device: torch.device) -> Batch:
+    """Lay out scheduled chunks. The requests must hold the blocks of the tokens to be computed."""
+    decodes = [chunk for chunk in chunks if chunk.num_tokens == 1]
+    decodes.sort(key=lambda chunk: chunk.request.num_computed_tokens, reverse=True)
+    ordered = decodes + [chunk for chunk in chunks if chunk.num_tokens > 1]
+    token_ids: list[int] = []
+    positions: list[np.ndarray] = []
+    slots: list[np.ndarray] = []
+    logits_indices: list[int] = []
+    sampled: list[Chunk] = []
+    prefills: list[PrefillSpan] = []
+    for chunk in ordered:
+        request, num_tokens = chunk
+        start, end = request.num_computed_tokens, request.num_computed_tokens + num_tokens
+        if num_tokens > 1:
+            blocks = torch.tensor(request.block_ids[: -(-end // block_size)], device=device)
+            prefills.append(PrefillSpan(len(token_ids), len(token_ids) + num_tokens, start, blocks))
+        token_ids += request.get_token_ids(start, end)
+        position = np.arange(start, end)
+        positions.append(position)
+        slots.append(_find_slots(request.block_ids, position, block_size))
+        if end == request.num_tokens:
+            logits_indices.append(len(token_ids) - 1)
+            sampled.append(chunk)
+    return Batch(
+        chunks=ordered,
+        num_decodes=len(decodes),
+        block_size=block_size,
+        input_ids_T=torch.tensor(token_ids, device=device),
+        position_ids_T=torch.from_numpy(np.concatenate(positions)).to(device),
+        slot_mapping_T=torch.from_numpy(np.concatenate(slots)).to(device),
+        logits_indices_R=torch.tensor(logits_indices, dtype=torch.long, device=device),
+        sampled=sampled,
+        prefills=prefills,
+    )
+
+
+def _find_slots(block_ids: list[int], positions: np.ndarray, block_size: int) -> np.ndarray:
+    first = positions[0] // block_size
+    table = np.array(block_ids[first : positions[-1] // block_size + 1])
+    return table[positions // block_size - first] * block_size + positions % block_size
+
+
+def _split_by_length(decodes: list[Chunk]) -> list[tuple[int, int]]:
+    """Ranges of rows, sorted longest first, in which no context is less than half of the longest."""
+    ranges: list[tuple[int, int]] = []
+    start = 0
+    for row, chunk in enumerate(decodes):
+        if 2 * (chunk.request.num_computed_tokens + 1) <= decodes[start].request.num_computed_tokens:
+            ranges.append((start, row))
+            start = row
+    if decodes:
+        ranges.append((start, len(decodes)))
+    return ranges
+
+
+def _find_visible(
+    decodes: list[Chunk], window: int | None, block_size: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Block ids [R * B] and mask [R, 1, 1, L] of what the decodes see: positions (p - window, p] for the query at p."""
+    position_R = np.array([chunk.request.num_computed_tokens for chunk in decodes])
+    first_R = np.zeros_like(position_R)  # the first visible block
+    if window is not None:
+        first_R = np.maximum(position_R - window + 1, 0) // block_size
+    num_blocks = int((position_R // block_size - first_R).max()) + 1
+    blocks_RB = np.zeros((len(decodes), num_blocks), dtype=np.int64)
+    for row, (chunk, first) in enumerate(zip(decodes, first_R, strict=True)):
+        held = chunk.request.block_ids[first : first + num_blocks]
+        blocks_RB[row, : len(held)] = held
+    key_RL = first_R[:, None] * block_size + np.arange(num_blocks * block_size)
+    mask_RL = key_RL <= position_R[:, None]
+    if window is not None:
+        mask_RL &= key_RL > position_R[:, None] - window
+    mask_R11L = torch.from_numpy(mask_RL[:, None, None, :]).to(device)
+    return torch.from_numpy(blocks_RB.reshape(-1)).to(device), mask_R11L

@@ -1,0 +1,107 @@
+"""Chooses and sizes the engine of a loaded model."""
+
+import logging
+from typing import Any, Literal, NamedTuple
+
+import psutil
+import torch
+
+from gpu_worker.engine.block_manager import BlockManager
+from gpu_worker.engine.fallback import FallbackEngine
+from gpu_worker.engine.kv_cache import KVCache, LayerShape
+from gpu_worker.engine.model_runner import ModelRunner
+from gpu_worker.engine.paged import PagedEngine
+from gpu_worker.engine.probe import PagedLayers, UnsupportedModelError, probe_paged
+from gpu_worker.engine.scheduler import Scheduler
+from gpu_worker.protocol import WorkerConfig
+
+logger = logging.getLogger(__name__)
+
+# Context of models that state none (ALiBi, state spaces).
+_DEFAULT_MAX_MODEL_LEN = 32_768
+# The cache's part of the memory that is free once the weights are loaded. A host also runs other processes.
+_CPU_MEMORY_SHARE = 0.25
+_GPU_MEMORY_SHARE = 0.85
+
+
+class BuiltEngine(NamedTuple):
+    """An engine, which kind it is, why it is the fallback (a sentence; empty for paged), and its blocks."""
+
+    engine: PagedEngine | FallbackEngine
+    kind: Literal["paged", "fallback"]
+    reason: str
+    num_blocks: int
+    block_size: int
+
+
+def build_engine(model: Any, config: WorkerConfig) -> BuiltEngine:
+    """Build the paged engine if the probe allows and the configuration does not forbid it, else the fallback.
+
+    Runs the model; to be called in the engine thread. Raises ValueError when `engine` is "paged" and the model
+    cannot be, when a size in the configuration is impossible, or when no memory is left for the cache.
+    """
+    max_model_len = find_max_model_len(model.config.get_text_config(), config.max_model_len)
+    reason = "The configuration asks for it."
+    if config.engine != "fallback":
+        try:
+            return _build_paged(model, probe_paged(model), config, max_model_len)
+        except UnsupportedModelError as error:
+            reason = str(error)
+        if config.engine == "paged":
+            raise ValueError(f"engine is set to paged, but this model cannot be served paged. {reason}")
+    logger.info("using the fallback engine: %s", reason)
+    engine = FallbackEngine(model, max_model_len=max_model_len, max_num_seqs=config.max_num_seqs)
+    return BuiltEngine(engine, "fallback", reason, num_blocks=config.max_num_seqs, block_size=0)
+
+
+def find_max_model_len(text_config: Any, wanted: int | None) -> int:
+    """The context to serve: what is wanted, at most what the model was made for. Raises ValueError."""
+    own = getattr(text_config, "max_position_embeddings", None)
+    if wanted is not None and wanted < 1:
+        raise ValueError(f"max_model_len must be positive, not {wanted}")
+    if wanted is not None and own is not None and wanted > own:
+        raise ValueError(f"max_model_len is {wanted}, but the model has only {own} positions")
+    return wanted or own or _DEFAULT_MAX_MODEL_LEN
+
+
+def _build_paged(model: Any, layers: PagedLayers, config: WorkerConfig, max_model_len: int) -> BuiltEngine:
+    num_blocks = _count_blocks(layers.shapes, model.dtype, model.device, config, max_model_len)
+    capacity = num_blocks * config.block_size
+    if capacity < max_model_len:
+        logger.warning("the KV cache holds %d tokens: max_model_len is lowered from %d", capacity, max_model_len)
+        max_model_len = capacity
+    cache = KVCache(
+        layers.shapes, num_blocks=num_blocks, block_size=config.block_size, dtype=model.dtype, device=model.device
+    )
+    scheduler = Scheduler(
+        BlockManager(num_blocks, config.block_size, prefix_cache=config.prefix_cache),
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+    )
+    engine = PagedEngine(ModelRunner(model, layers.layer_of, cache), scheduler, max_model_len=max_model_len)
+    return BuiltEngine(engine, "paged", "", num_blocks, config.block_size)
+
+
+def _count_blocks(
+    shapes: list[LayerShape], dtype: torch.dtype, device: torch.device, config: WorkerConfig, max_model_len: int
+) -> int:
+    """As configured, else what memory allows, but never more than all sequences at full length could fill."""
+    if config.num_blocks is not None:
+        return config.num_blocks
+    budget_bytes = config.kv_cache_bytes or _measure_free_bytes(device)
+    block_bytes = sum(shape.num_elements for shape in shapes) * dtype.itemsize * config.block_size
+    most = config.max_num_seqs * -(-max_model_len // config.block_size)
+    num_blocks = min(budget_bytes // block_bytes, most)
+    if num_blocks < 1:
+        raise ValueError(
+            f"no memory is left for the KV cache: a block needs {block_bytes} bytes, {budget_bytes} are free"
+        )
+    return int(num_blocks)
+
+
+def _measure_free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        free_bytes, _ = torch.cuda.mem_get_info(device)
+        return int(free_bytes * _GPU_MEMORY_SHARE)
+    return int(psutil.virtual_memory().available * _CPU_MEMORY_SHARE)

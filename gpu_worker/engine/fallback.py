@@ -1,0 +1,100 @@
+"""The fallback engine: any decoder that `generate` can run, one ordinary cache and one forward pass per request.
+
+It shares waiting order, sampler and finish rules with the paged engine, so answers differ in speed only. A step is
+one forward pass for every running request; a request's first is its whole prompt.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from gpu_worker.engine.base import EngineStats
+from gpu_worker.engine.lifecycle import NOT_A_NUMBER, RequestLifecycle
+from gpu_worker.engine.request import Request, RequestStatus, TokenOutput
+from gpu_worker.engine.waiting import WaitingQueue
+
+
+@dataclass(slots=True)
+class _Running:
+    request: Request
+    input_ids: torch.Tensor  # [1, L]: all tokens so far
+    model_kwargs: dict[str, Any]  # what the model's own generation code carries from step to step
+
+
+class FallbackEngine(RequestLifecycle):
+    """Implements `Engine`; the engine thread owns it. "Blocks" are the places of running requests."""
+
+    def __init__(self, model: Any, *, max_model_len: int, max_num_seqs: int) -> None:
+        super().__init__(max_model_len, WaitingQueue())
+        self._model = model
+        self._max_num_seqs = max_num_seqs
+        self._running: dict[str, _Running] = {}
+        self._num_steps = 0
+
+    def step(self) -> list[TokenOutput]:
+        """One token for each running request."""
+        while len(self._running) < self._max_num_seqs and (request := self._waiting.peek()) is not None:
+            self._admit(request)
+        for running in list(self._running.values()):
+            self._advance(running)
+        self._num_steps += 1
+        return self._take_outputs()
+
+    def stats(self) -> EngineStats:
+        """Load at this moment."""
+        return EngineStats(
+            num_running=len(self._running),
+            num_waiting=len(self._waiting),
+            free_blocks=self._max_num_seqs - len(self._running),
+            num_blocks=self._max_num_seqs,
+            num_steps=self._num_steps,
+        )
+
+    def reset(self, error: str) -> list[TokenOutput]:
+        """Fail every request with this message."""
+        return self._fail_all(error)
+
+    def _admit(self, request: Request) -> None:
+        self._waiting.remove(request)
+        self._waiting.charge(request, request.num_tokens)
+        request.status = RequestStatus.RUNNING
+        request.first_scheduled_s = time.monotonic()
+        input_ids = torch.tensor([request.get_token_ids(0, request.num_tokens)], device=self._model.device)
+        model_kwargs = {"use_cache": True, "attention_mask": torch.ones_like(input_ids)}
+        self._running[request.id] = _Running(request, input_ids, model_kwargs)
+
+    def _advance(self, running: _Running) -> None:
+        request = running.request
+        started_s = time.monotonic()
+        token = self._sampler.sample(self._forward(running), [request])[0]
+        request.device_s += time.monotonic() - started_s
+        request.num_computed_tokens = request.num_tokens
+        if token is None:
+            self._finish(request)
+            self._outputs.append(TokenOutput(request, error=NOT_A_NUMBER))
+            return
+        running.input_ids = torch.cat([running.input_ids, running.input_ids.new_tensor([[token.token_id]])], dim=-1)
+        self._append(request, token)
+
+    @torch.inference_mode()
+    def _forward(self, running: _Running) -> torch.Tensor:
+        """Logits [1, V] after the last token, by the calls that `generate` itself makes."""
+        is_first = running.request.num_computed_tokens == 0
+        inputs = self._model.prepare_inputs_for_generation(
+            running.input_ids,
+            next_sequence_length=None if is_first else 1,
+            is_first_iteration=is_first,
+            **running.model_kwargs,
+        )
+        output = self._model(**inputs, return_dict=True)
+        running.model_kwargs = self._model._update_model_kwargs_for_generation(output, running.model_kwargs)
+        logits: torch.Tensor = output.logits[:, -1]
+        return logits
+
+    def _release(self, request: Request) -> None:
+        if request.status is RequestStatus.RUNNING:
+            del self._running[request.id]
+        else:
+            self._waiting.remove(request)

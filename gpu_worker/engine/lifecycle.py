@@ -1,0 +1,82 @@
+"""What every engine does with a request between its arrival and its end. It knows neither blocks nor forward passes."""
+
+import time
+from abc import ABC, abstractmethod
+
+from gpu_worker.engine.request import Request, RequestStatus, TokenOutput
+from gpu_worker.engine.sampler import SampledToken, Sampler
+from gpu_worker.engine.waiting import WaitingQueue
+
+NOT_A_NUMBER = "The model produced values that are not numbers for this request."
+
+
+class RequestLifecycle(ABC):
+    """Known requests, and the outputs that wait for the end of the step. Subclasses run the model."""
+
+    def __init__(self, max_model_len: int, waiting: WaitingQueue) -> None:
+        self.max_model_len = max_model_len
+        self._waiting = waiting
+        self._sampler = Sampler()
+        self._requests: dict[str, Request] = {}
+        self._outputs: list[TokenOutput] = []
+
+    def add(self, request: Request) -> None:
+        """Queue a request. A resumed one whose tokens already end it is answered by the next step."""
+        if request.ends_with_stop_token() or request.is_full(self.max_model_len):
+            request.finish_reason = "stop" if request.ends_with_stop_token() else "length"
+            request.status = RequestStatus.FINISHED
+            self._outputs.append(TokenOutput(request, finish_reason=request.finish_reason))
+            return
+        self._requests[request.id] = request
+        self._waiting.push(request)
+
+    def abort(self, request_id: str) -> TokenOutput | None:
+        """End a request and free what it holds at once. None when it is not known (any more)."""
+        request = self._requests.get(request_id)
+        if request is None:
+            return None
+        request.finish_reason = "abort"
+        self._finish(request)
+        return TokenOutput(request, finish_reason="abort")
+
+    def has_work(self) -> bool:
+        """Whether `step` would do anything."""
+        return bool(self._requests or self._outputs)
+
+    def queue_position(self, request_id: str) -> int | None:
+        """About how many waiting requests are ahead of it; None once it runs."""
+        request = self._requests.get(request_id)
+        return self._waiting.estimate_position(request) if request is not None else None
+
+    def _take_outputs(self) -> list[TokenOutput]:
+        outputs, self._outputs = self._outputs, []
+        return outputs
+
+    def _fail_all(self, error: str) -> list[TokenOutput]:
+        """End every request. Outputs of the step that was under way come first: none is lost."""
+        for request in list(self._requests.values()):
+            self._finish(request)
+            self._outputs.append(TokenOutput(request, error=error))
+        return self._take_outputs()
+
+    def _append(self, request: Request, token: SampledToken) -> None:
+        """Give a request its next token, and end it if that is its last."""
+        if request.first_token_s is None:
+            request.first_token_s = time.monotonic()
+        request.output_token_ids.append(token.token_id)
+        self._waiting.charge(request, 1)
+        request.finish_reason = request.find_finish_reason(self.max_model_len)
+        if request.finish_reason is not None:
+            self._finish(request)
+        self._outputs.append(TokenOutput(request, token.token_id, token.logprobs, request.finish_reason))
+
+    def _finish(self, request: Request) -> None:
+        del self._requests[request.id]
+        self._release(request)
+        self._waiting.leave(request)
+        self._sampler.forget(request)
+        request.status = RequestStatus.FINISHED
+
+    @abstractmethod
+    def _release(self, request: Request) -> None:
+        """Take a request out, whether it waits or runs, and free what it holds."""

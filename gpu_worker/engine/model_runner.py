@@ -1,0 +1,37 @@
+"""Runs a batch through the model: tokens in, logits of the rows to sample out. It knows no request."""
+
+import torch
+
+from gpu_worker.engine.attention import PagedContext, paged_context
+from gpu_worker.engine.batch import Batch
+from gpu_worker.engine.kv_cache import KVCache
+from gpu_worker.kernels.varlen import can_use_varlen
+
+
+class ModelRunner:
+    """A transformers decoder whose attention implementation has been set to the paged one."""
+
+    def __init__(self, model: torch.nn.Module, layer_of: dict[torch.nn.Module, int], cache: KVCache) -> None:
+        self._model = model
+        self._layer_of = layer_of
+        self.cache = cache
+        head_sizes = {keys.shape[-1] for keys in cache.keys}
+        self._use_varlen = can_use_varlen(cache.keys[0].dtype, self.device, head_sizes)
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches must lie."""
+        return self.cache.keys[0].device
+
+    @torch.inference_mode()
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Compute the batch and return logits [R, V], one row for every entry of `batch.sampled`."""
+        with paged_context(PagedContext(self.cache, self._layer_of, batch, self._use_varlen)):
+            output = self._model(
+                input_ids=batch.input_ids_T[None],
+                position_ids=batch.position_ids_T[None],
+                use_cache=False,
+                logits_to_keep=batch.logits_indices_R,
+            )
+        logits: torch.Tensor = output.logits[0]
+        return logits

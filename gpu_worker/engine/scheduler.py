@@ -1,0 +1,147 @@
+"""Which tokens of which requests the next step computes. It knows no tensors and no clock.
+
+Running requests come first, oldest first: one token each for those that decode, then prompt chunks while the token
+budget lasts, then waiting requests are admitted. A request gets the blocks of its whole prompt when it is admitted
+and one more whenever its answer fills the last; if none is left, the youngest running request is preempted: it
+loses its blocks, goes back to the front of its user's queue, and is computed again later (mostly from the prefix
+cache). The oldest can always go on, because the pool holds at least one request of full length.
+"""
+
+from bisect import insort
+from typing import NamedTuple
+
+from gpu_worker.engine.block_manager import BlockManager
+from gpu_worker.engine.integrity import require
+from gpu_worker.engine.request import Request, RequestStatus
+from gpu_worker.engine.waiting import WaitingQueue
+
+
+class Chunk(NamedTuple):
+    """The next `num_tokens` of a request after its `num_computed_tokens`; one token is a decode."""
+
+    request: Request
+    num_tokens: int
+
+
+def _age(request: Request) -> tuple[int, float, str]:
+    return request.priority, request.arrival_s, request.id
+
+
+class Scheduler:
+    """Owns the waiting queue, the running list and the blocks. Not thread-safe: the engine thread owns it."""
+
+    def __init__(self, blocks: BlockManager, *, max_num_seqs: int, max_num_batched_tokens: int) -> None:
+        self.blocks = blocks
+        self.waiting = WaitingQueue()
+        self.running: list[Request] = []  # oldest first, by `_age`
+        self._max_num_seqs = max_num_seqs
+        # Every running request must be able to decode in one step.
+        self._max_num_batched_tokens = max(max_num_batched_tokens, max_num_seqs)
+
+    def schedule(self) -> list[Chunk]:
+        """The chunks of the next step; decodes come before longer chunks."""
+        decodes, num_preempted = self._schedule_decodes()
+        budget = self._max_num_batched_tokens - len(decodes)
+        prefills: list[Chunk] = []
+        for request in self.running:
+            if budget > 0 and _num_pending(request) > 1:
+                budget -= _append_chunk(prefills, request, budget)
+        while budget > 0 and num_preempted == 0 and len(self.running) < self._max_num_seqs:
+            admitted = self._admit_next()
+            if admitted is None:
+                break
+            budget -= _append_chunk(prefills, admitted, budget)
+        # The last token of a chunked or cached prompt is one token too, and is computed as a decode.
+        chunks = decodes + prefills
+        chunks.sort(key=lambda chunk: chunk.num_tokens > 1)
+        return chunks
+
+    def complete(self, chunks: list[Chunk]) -> None:
+        """The forward pass over these chunks is done: their keys and values are in the cache."""
+        for request, num_tokens in chunks:
+            self.blocks.advance(request, num_tokens)
+
+    def remove(self, request: Request) -> None:
+        """Take out a request, waiting or running, and take back its blocks at once."""
+        if request.status is RequestStatus.RUNNING:
+            self.running.remove(request)
+            self.blocks.release(request)
+        else:
+            self.waiting.remove(request)
+
+    def check_integrity(self) -> None:
+        """Raise IntegrityError if an invariant of the running list or of the blocks is broken."""
+        require(len(self.running) <= self._max_num_seqs, "too many requests run")
+        require(self.running == sorted(self.running, key=_age), "the running list is out of order")
+        require(all(r.status is RequestStatus.RUNNING for r in self.running), "a waiting request runs")
+        require(all(r.status is RequestStatus.WAITING for r in self.waiting), "a running request waits")
+        require(not any(r.block_ids for r in self.waiting), "a waiting request holds blocks")
+        self.blocks.check_integrity(self.running)
+
+    def _schedule_decodes(self) -> tuple[list[Chunk], int]:
+        decodes: list[Chunk] = []
+        num_preempted = 0
+        index = 0
+        while index < len(self.running):
+            request = self.running[index]
+            if _num_pending(request) > 1 or self.blocks.grow(request):
+                if _num_pending(request) == 1:
+                    decodes.append(Chunk(request, 1))
+                index += 1
+            else:
+                # Oldest first: whoever is preempted has not been scheduled in this step.
+                self._preempt(self.running[-1])
+                num_preempted += 1
+        return decodes, num_preempted
+
+    def _preempt(self, request: Request) -> None:
+        self.running.remove(request)
+        self.blocks.release(request)
+        request.status = RequestStatus.WAITING
+        request.num_preemptions += 1
+        self.waiting.push_front(request)
+
+    def _admit_next(self) -> Request | None:
+        """Admit the first waiting request, or nobody: letting a smaller one pass would starve it."""
+        request = self.waiting.peek()
+        if request is None:
+            return None
+        prefix = self.blocks.match_prefix(request)
+        if self._is_being_computed(request, len(prefix) * self.blocks.block_size):
+            return None
+        # Running requests will soon need a block each; without spare ones the newcomer would be preempted at once.
+        if not self.blocks.allocate(request, prefix, num_spare=len(self.running)):
+            return None
+        self.waiting.remove(request)
+        if request.num_preemptions == 0:
+            request.num_cached_tokens = min(request.num_computed_tokens, len(request.prompt_token_ids))
+            self.waiting.charge(request, request.num_tokens - request.num_computed_tokens)
+        request.status = RequestStatus.RUNNING
+        insort(self.running, request, key=_age)
+        return request
+
+    def _is_being_computed(self, request: Request, num_known: int) -> bool:
+        """Whether a running request is about to compute the block this one would start with (`n` choices of one
+        prompt arrive together): it waits, and finds the block in the cache. Prompt chunks of the other come first
+        in the budget anyway, so hardly anything else could have been admitted meanwhile."""
+        end = num_known + self.blocks.block_size
+        if not self.blocks.has_prefix_cache or end >= request.num_tokens:
+            return False
+        wanted = request.get_token_ids(0, end)
+        return any(
+            other.cache_salt == request.cache_salt
+            and _num_pending(other) > 1
+            and other.num_computed_tokens < end <= other.num_tokens
+            and other.get_token_ids(0, end) == wanted
+            for other in self.running
+        )
+
+
+def _num_pending(request: Request) -> int:
+    return request.num_tokens - request.num_computed_tokens
+
+
+def _append_chunk(chunks: list[Chunk], request: Request, budget: int) -> int:
+    num_tokens = min(_num_pending(request), budget)
+    chunks.append(Chunk(request, num_tokens))
+    return num_tokens

@@ -1,0 +1,183 @@
+"""Chat messages to prompt text by the model's own chat template. Knows nothing of token ids or engines.
+
+Templates differ in what they take: what can be asked of the template itself is found out once, at load,
+by rendering small conversations.
+"""
+
+import json
+import logging
+from typing import Any, NamedTuple
+
+import jinja2
+
+from gpu_worker.frontend.control_tokens import ControlTokens
+from gpu_worker.frontend.errors import invalid, unsupported
+from gpu_worker.frontend.messages import Message, read_messages, read_tools
+from gpu_worker.frontend.parsers import find_reasoning_parser, find_tool_call_parser
+
+logger = logging.getLogger(__name__)
+
+_PROBE = "atrium-probe"
+# Names that apply_chat_template takes itself; chat_template_kwargs are variables of the template and nothing else.
+_RESERVED_KWARGS = frozenset(
+    [
+        *("conversation", "conversations", "messages", "tools", "documents", "chat_template", "tokenize", "padding"),
+        *("add_generation_prompt", "continue_final_message", "sanitize_control_tokens", "truncation", "max_length"),
+        *("return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs"),
+    ]
+)
+# What a template can raise on data it was not written for, beside its own raise_exception.
+_RENDER_ERRORS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
+
+
+class RenderedPrompt(NamedTuple):
+    """The prompt, and the beginning of the answer that the client gave itself (continue_final_message).
+
+    The pieces are to be tokenized one by one: between two lies a control token that the client wrote, cut in two.
+    """
+
+    pieces: list[str]
+    continued: str = ""
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+
+class ChatTemplate:
+    """Renders prompts for one model. Thread-safe after construction."""
+
+    def __init__(self, tokenizer: Any, template: str | None = None) -> None:
+        """`template` replaces the tokenizer's own."""
+        if template is not None:
+            tokenizer.chat_template = template
+        self._tokenizer = tokenizer
+        self.source = _find_source(tokenizer)
+        self._control_tokens = ControlTokens(tokenizer, self.source)
+        self.takes_tools = bool(self.source) and self._probe_tools()
+        self.reasoning_parser = find_reasoning_parser(self.source)
+        self.tool_call_parser = find_tool_call_parser(self.source) if self.takes_tools else None
+        self._developer_role = "developer" in self.source
+        self._wants_parts = bool(self.source) and self._probe_parts()
+        self._wants_argument_text = self.takes_tools and self._probe_argument_text()
+
+    def render(
+        self,
+        messages: Any,
+        *,
+        tools: Any = None,
+        template_kwargs: dict[str, Any] | None = None,
+        continue_final_message: bool = False,
+    ) -> RenderedPrompt:
+        """The prompt, up to where the model is to go on. Blocking: takes milliseconds on long conversations.
+
+        Raises RequestRejected, with the template's own words where it refuses a conversation.
+        """
+        if not self.source:
+            raise unsupported(
+                "This model has no chat template, so it cannot take messages. Use the completions endpoint, "
+                "or ask an administrator to set a chat template for this model.",
+                "messages",
+            )
+        chat = read_messages(messages, developer_role=self._developer_role)
+        offered = self._read_tools(tools)
+        kwargs = _check_kwargs(template_kwargs or {})
+        if continue_final_message and (chat[-1]["role"] != "assistant" or not chat[-1]["content"]):
+            raise invalid("continue_final_message needs a final message of the assistant that has content.", "messages")
+        continued = chat[-1]["content"] if continue_final_message else ""
+        cut = self._control_tokens.cut(chat, offered, kwargs)
+        try:
+            text = self._apply(
+                cut.messages,
+                tools=cut.tools,
+                continue_final_message=continue_final_message,
+                add_generation_prompt=not continue_final_message,
+                **cut.template_kwargs,
+            )
+        except jinja2.TemplateError as error:
+            reason = "".join(cut.split(error.message or ""))
+            raise invalid(f"The model's chat template refuses these messages: {reason}", "messages") from error
+        except _RENDER_ERRORS as error:
+            logger.info("the chat template failed: %s", type(error).__name__)
+            raise invalid("The model's chat template cannot render these messages.", "messages") from error
+        return RenderedPrompt(cut.split(text), continued)
+
+    def _read_tools(self, tools: Any) -> list[dict[str, Any]] | None:
+        if not tools:
+            return None
+        offered = read_tools(tools)
+        if not self.takes_tools:
+            raise unsupported("This model's chat template does not take tools.", "tools")
+        if self.tool_call_parser is None:
+            raise unsupported("The form in which this model writes tool calls is not known.", "tools")
+        return offered
+
+    def _apply(self, chat: list[Message], **kwargs: Any) -> str:
+        shaped = [self._shape(message) for message in chat]
+        return str(self._tokenizer.apply_chat_template(shaped, tokenize=False, **kwargs))
+
+    def _shape(self, message: Message) -> Message:
+        """A message in the form this template was found to want."""
+        shaped = dict(message)
+        if self._wants_parts:
+            shaped["content"] = [{"type": "text", "text": message["content"]}]
+        if self._wants_argument_text and "tool_calls" in message:
+            shaped["tool_calls"] = [_with_argument_text(call) for call in message["tool_calls"]]
+        return shaped
+
+    def _probe_tools(self) -> bool:
+        """Whether a tool that is offered shows in the prompt."""
+        function = {"name": _PROBE, "description": "", "parameters": {"type": "object", "properties": {}}}
+        tools = [{"type": "function", "function": function}]
+        return _PROBE in self._try_render([{"role": "user", "content": ""}], tools=tools)
+
+    def _probe_parts(self) -> bool:
+        """Whether the template loses plain text and shows the same text as a list of parts."""
+        as_text = self._try_render([{"role": "user", "content": _PROBE}])
+        as_parts = self._try_render([{"role": "user", "content": [{"type": "text", "text": _PROBE}]}])
+        return _PROBE not in as_text and _PROBE in as_parts
+
+    def _probe_argument_text(self) -> bool:
+        """Whether the template fails on arguments as an object and takes them as JSON text."""
+        arguments = {_PROBE: 1}
+        as_json = json.dumps(_PROBE)
+        return as_json not in self._try_render(_tool_conversation(arguments)) and as_json in self._try_render(
+            _tool_conversation(json.dumps(arguments))
+        )
+
+    def _try_render(self, chat: list[Message], **kwargs: Any) -> str:
+        try:
+            return str(self._tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, **kwargs))
+        except (jinja2.TemplateError, *_RENDER_ERRORS):
+            return ""
+
+
+def _find_source(tokenizer: Any) -> str:
+    """The text of the template; of several named ones the one used with tools, which knows most."""
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        return str(template.get("tool_use") or template.get("default") or "")
+    return template or ""
+
+
+def _check_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
+    for name in kwargs:
+        if name in _RESERVED_KWARGS or not name.isidentifier():
+            raise invalid(f"'{name}' is not a variable of a chat template.", f"chat_template_kwargs.{name}")
+    return kwargs
+
+
+def _tool_conversation(arguments: dict[str, Any] | str) -> list[Message]:
+    call = {"id": "call_1", "type": "function", "function": {"name": "probe", "arguments": arguments}}
+    return [
+        {"role": "user", "content": _PROBE[:6]},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "1", "name": "probe", "tool_call_id": "call_1"},
+    ]
+
+
+def _with_argument_text(call: dict[str, Any]) -> dict[str, Any]:
+    arguments = call["function"]["arguments"]
+    if isinstance(arguments, dict):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    return {**call, "function": {**call["function"], "arguments": arguments}}

@@ -1,0 +1,134 @@
+"""OpenAI chat messages and tools, checked and brought into the shape chat templates expect.
+
+Everything a client can write is either accepted or refused by name; nothing is dropped silently.
+Knows nothing of tokenizers.
+"""
+
+import json
+from typing import Any
+
+from gpu_worker.frontend.errors import invalid, unsupported
+
+Message = dict[str, Any]
+
+_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+# Also the names of the Responses API, which some clients send to the chat endpoint.
+_TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+_MEDIA_PARTS = frozenset(
+    ["image_url", "image", "input_image", "input_audio", "audio", "video_url", "video", "file", "input_file"]
+)
+_REASONING_FIELDS = ("reasoning_content", "reasoning")
+_TEXT_FIELDS = ("name", "tool_call_id", *_REASONING_FIELDS)
+
+
+def read_messages(messages: Any, *, developer_role: bool) -> list[Message]:
+    """Messages with content as one string, tool-call arguments as objects, and no field a template does not know.
+
+    `developer_role` says whether the template has that role; otherwise it becomes "system".
+    Raises RequestRejected.
+    """
+    if not isinstance(messages, list) or not messages:
+        raise invalid("'messages' must be a list with at least one message.", "messages")
+    return [_read_message(message, f"messages[{i}]", developer_role) for i, message in enumerate(messages)]
+
+
+def read_tools(tools: Any) -> list[dict[str, Any]]:
+    """Function tools as the template gets them. Raises RequestRejected."""
+    if not isinstance(tools, list):
+        raise invalid("'tools' must be a list.", "tools")
+    return [_read_tool(tool, f"tools[{i}]") for i, tool in enumerate(tools)]
+
+
+def _read_message(message: Any, param: str, developer_role: bool) -> Message:
+    if not isinstance(message, dict):
+        raise invalid(f"Invalid type for '{param}': expected an object.", param)
+    role = message.get("role")
+    if not isinstance(role, str) or role not in _ROLES:
+        supported = ", ".join(f"'{name}'" for name in _ROLES)
+        raise invalid(f"Invalid value for '{param}.role'. Supported values are: {supported}.", f"{param}.role")
+    if role == "developer" and not developer_role:
+        role = "system"
+    result: Message = {"role": role, "content": _read_content(message.get("content"), f"{param}.content")}
+    for field in _TEXT_FIELDS:
+        value = message.get(field)
+        if value is not None and not isinstance(value, str):
+            raise invalid(f"Invalid type for '{param}.{field}': expected a string.", f"{param}.{field}")
+        if value is not None:
+            result[field] = value
+    if calls := message.get("tool_calls"):
+        result["tool_calls"] = _read_tool_calls(calls, f"{param}.tool_calls")
+    return result
+
+
+def _read_content(content: Any, param: str) -> str:
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise invalid(f"Invalid type for '{param}': expected a string or a list of content parts.", param)
+    return "\n".join(_read_part(part, f"{param}[{i}]") for i, part in enumerate(content))
+
+
+def _read_part(part: Any, param: str) -> str:
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, dict):
+        raise invalid(f"Invalid type for '{param}': expected an object.", param)
+    kind = part.get("type")
+    if isinstance(kind, str) and kind in _MEDIA_PARTS:
+        raise unsupported(f"This model takes text only: a content part of type '{kind}' cannot be read.", param)
+    if not isinstance(kind, str) or kind not in _TEXT_PARTS:
+        raise invalid(f"Invalid value for '{param}.type'. Supported values are: 'text'.", f"{param}.type")
+    text = part.get(_TEXT_PARTS[kind])
+    if not isinstance(text, str):
+        field = f"{param}.{_TEXT_PARTS[kind]}"
+        raise invalid(f"Invalid type for '{field}': expected a string.", field)
+    return text
+
+
+def _read_tool_calls(calls: Any, param: str) -> list[dict[str, Any]]:
+    if not isinstance(calls, list):
+        raise invalid(f"Invalid type for '{param}': expected a list.", param)
+    return [_read_tool_call(call, f"{param}[{i}]") for i, call in enumerate(calls)]
+
+
+def _read_tool_call(call: Any, param: str) -> dict[str, Any]:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise invalid(f"'{param}' must be an object with a 'function' that has a 'name'.", f"{param}.function.name")
+    arguments = _read_arguments(function.get("arguments"), f"{param}.function.arguments")
+    result: dict[str, Any] = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
+    if isinstance(call.get("id"), str):
+        result["id"] = call["id"]
+    return result
+
+
+def _read_arguments(arguments: Any, param: str) -> Any:
+    """The object that a JSON text stands for. A text that is none stays: it is what the model wrote."""
+    if arguments is None or arguments == "":
+        return {}
+    if isinstance(arguments, dict):
+        return arguments
+    if not isinstance(arguments, str):
+        raise invalid(f"Invalid type for '{param}': expected a string of JSON.", param)
+    try:
+        value = json.loads(arguments)
+    except (ValueError, RecursionError):
+        return arguments
+    return value if isinstance(value, dict) else arguments
+
+
+def _read_tool(tool: Any, param: str) -> dict[str, Any]:
+    if not isinstance(tool, dict):
+        raise invalid(f"Invalid type for '{param}': expected an object.", param)
+    if tool.get("type", "function") != "function":
+        raise unsupported(f"Only tools of type 'function' are supported, see '{param}.type'.", f"{param}.type")
+    function = tool.get("function")
+    if not isinstance(function, dict):
+        raise invalid(f"Invalid type for '{param}.function': expected an object.", f"{param}.function")
+    if not isinstance(function.get("name"), str) or not function["name"]:
+        raise invalid(f"'{param}.function.name' must be a non-empty string.", f"{param}.function.name")
+    if not isinstance(function.get("parameters", {}), dict | None):
+        raise invalid(f"'{param}.function.parameters' must be a JSON schema.", f"{param}.function.parameters")
+    return {"type": "function", "function": {key: value for key, value in function.items() if value is not None}}

@@ -1,0 +1,47 @@
+"""What a parser of reasoning or of tool calls promises. A new format is one file and one line in the registry.
+
+Parsers see the text of one answer in pieces, after stop strings, and never fail: whatever they do
+not understand is text. The outcome does not depend on how the text is cut into pieces.
+"""
+
+from typing import NamedTuple, Protocol
+
+from gpu_worker.protocol import ToolCallDelta
+
+
+class ReasoningSplit(NamedTuple):
+    """New text, sorted."""
+
+    reasoning: str
+    content: str
+
+
+class ReasoningParser(Protocol):
+    """Separates a model's thinking from its answer."""
+
+    is_open: bool  # whether the text read last belongs to the reasoning
+
+    def push(self, text: str) -> ReasoningSplit:
+        """Read the next piece."""
+
+    def flush(self) -> ReasoningSplit:
+        """What is still held at the end of the answer."""
+
+
+class ToolCallSplit(NamedTuple):
+    """New content, and new pieces of tool calls."""
+
+    content: str
+    tool_calls: list[ToolCallDelta]
+
+
+class ToolCallParser(Protocol):
+    """Recognises the calls a model writes into its answer."""
+
+    num_complete: int  # well-formed calls read so far
+
+    def push(self, text: str) -> ToolCallSplit:
+        """Read the next piece."""
+
+    def flush(self) -> ToolCallSplit:
+        """What is still held at the end of the answer: a call that was cut short becomes content."""

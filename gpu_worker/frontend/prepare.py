@@ -1,0 +1,205 @@
+"""A `Generate` message to what an engine needs: prompt tokens, limits, and an answer stream for each choice.
+
+Past this file only valid requests exist. Blocking (templates and tokenization): runs in a thread pool.
+Knows nothing of connections and does not start anything.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from gpu_worker.frontend.answer import AnswerStream, EndRules
+from gpu_worker.frontend.chat_template import ChatTemplate, RenderedPrompt
+from gpu_worker.frontend.detokenize import build_detokenizer
+from gpu_worker.frontend.errors import RequestRejected, invalid, unsupported
+from gpu_worker.frontend.sampling import check_sampling, check_token_ids
+from gpu_worker.frontend.stop import StopMatcher
+from gpu_worker.frontend.tokenizer import TextTokenizer
+from gpu_worker.protocol import FinishReason, Generate, ResumeChoice
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the model's weights and cache allow."""
+
+    max_model_len: int  # tokens, prompt and answer together
+    vocab_size: int
+    eos_token_ids: frozenset[int] = frozenset()
+
+
+class PreparedChoice(NamedTuple):
+    """One choice about to start. `token_ids` were sent before (resume); `finish_reason` is set if they end it."""
+
+    stream: AnswerStream
+    token_ids: list[int]
+    finish_reason: FinishReason | None
+
+
+@dataclass(frozen=True)
+class PreparedRequest:
+    """A request that is valid for this model."""
+
+    prompt_token_ids: list[int]
+    max_tokens: int  # resolved: at least 0 and within the context
+    echo_text: str  # the prompt's own text, where it was asked for
+    eos_token_ids: frozenset[int]  # empty when the request ignores them
+    ends_by_text: bool  # whether the text can end a choice, so that the engine has to ask after every token
+    choices: list[PreparedChoice]
+    tokenizer: TextTokenizer
+
+
+class Frontend:
+    """Tokenizer and chat template of one model. Thread-safe."""
+
+    def __init__(self, tokenizer: Any, limits: Limits, chat_template: str | None = None) -> None:
+        self.tokenizer = TextTokenizer(tokenizer)
+        self.template = ChatTemplate(tokenizer, chat_template)
+        self.limits = limits
+        parsers = (self.template.reasoning_parser, self.template.tool_call_parser)
+        markers = tuple(marker for parser in parsers if parser is not None for marker in parser.markers)
+        self._visible_ids = self.tokenizer.find_added_tokens(markers)
+
+    def prepare(self, request: Generate) -> PreparedRequest:
+        """Raises RequestRejected, which says everything the client may know."""
+        check_sampling(request, self.limits.vocab_size)
+        offers_tools = bool(request.tools) and _allows_tools(request.tool_choice)
+        rendered = self._render(request, offers_tools)
+        prompt = self._tokenize(request, rendered)
+        max_tokens = self._resolve_max_tokens(request, len(prompt))
+        eos_token_ids = frozenset() if request.sampling.ignore_eos else self.limits.eos_token_ids
+        rules = EndRules(
+            end_token_ids=eos_token_ids,
+            stop_token_ids=frozenset(request.sampling.stop_token_ids),
+            min_tokens=request.sampling.min_tokens,
+            single_call=offers_tools and not request.parallel_tool_calls,
+        )
+        resumed = self._read_resume(request, max_tokens)
+        return PreparedRequest(
+            prompt_token_ids=prompt,
+            max_tokens=max_tokens,
+            echo_text=self._find_echo_text(request, prompt),
+            eos_token_ids=eos_token_ids,
+            ends_by_text=bool(request.sampling.stop) or rules.single_call,
+            choices=[
+                _replay(
+                    self._build_stream(request, rendered, rules, offers_tools=offers_tools),
+                    resumed.get(index, []),
+                    max_tokens,
+                )
+                for index in range(request.n)
+            ],
+            tokenizer=self.tokenizer,
+        )
+
+    def _render(self, request: Generate, offers_tools: bool) -> RenderedPrompt | None:
+        if request.kind != "chat":
+            return None
+        return self.template.render(
+            request.messages,
+            tools=request.tools if offers_tools else None,
+            template_kwargs=request.chat_template_kwargs,
+            continue_final_message=request.continue_final_message,
+        )
+
+    def _tokenize(self, request: Generate, rendered: RenderedPrompt | None) -> list[int]:
+        prompt = request.prompt
+        if rendered is not None:
+            _check_text(rendered.text, "messages")
+            # the template has written the special tokens itself
+            pieces = (self.tokenizer.encode(piece, add_special_tokens=False) for piece in rendered.pieces)
+            token_ids = [token_id for piece in pieces for token_id in piece]
+        elif isinstance(prompt, str):
+            token_ids = self.tokenizer.encode(_check_text(prompt, "prompt"), add_special_tokens=True)
+        else:
+            token_ids = prompt or []
+            check_token_ids(token_ids, self.limits.vocab_size, "prompt")
+        if not token_ids:
+            raise invalid("The prompt must not be empty.", _prompt_param(request))
+        return token_ids
+
+    def _resolve_max_tokens(self, request: Generate, num_prompt: int) -> int:
+        """As asked for, but no more than fits. Raises RequestRejected when not even one token does."""
+        room = self.limits.max_model_len - num_prompt
+        wanted = request.sampling.max_tokens
+        if room > 0:
+            return room if wanted is None else min(wanted, room)
+        param = _prompt_param(request)
+        start = f"This model's maximum context length is {self.limits.max_model_len} tokens. However, "
+        if wanted is None:
+            detail = f"your {param} resulted in {num_prompt} tokens. Please reduce the length of the {param}."
+        else:
+            detail = (
+                f"you requested {num_prompt + wanted} tokens ({num_prompt} in the {param}, {wanted} in the completion)."
+                f" Please reduce the length of the {param} or completion."
+            )
+        raise RequestRejected("context_length_exceeded", start + detail, param)
+
+    def _find_echo_text(self, request: Generate, prompt: list[int]) -> str:
+        if not request.echo:
+            return ""
+        return request.prompt if isinstance(request.prompt, str) else self.tokenizer.decode(prompt)
+
+    def _read_resume(self, request: Generate, max_tokens: int) -> dict[int, list[int]]:
+        return {entry.index: self._check_resume(entry, request, max_tokens) for entry in request.resume or ()}
+
+    def _check_resume(self, entry: ResumeChoice, request: Generate, max_tokens: int) -> list[int]:
+        if not 0 <= entry.index < request.n or len(entry.token_ids) > max_tokens:
+            raise invalid("'resume' does not fit the request.", "resume")
+        check_token_ids(entry.token_ids, self.limits.vocab_size, "resume")
+        return list(entry.token_ids)
+
+    def _build_stream(
+        self, request: Generate, rendered: RenderedPrompt | None, rules: EndRules, *, offers_tools: bool
+    ) -> AnswerStream:
+        matcher = StopMatcher(request.sampling.stop) if request.sampling.stop else None
+        if rendered is None:
+            return AnswerStream(build_detokenizer(self.tokenizer), rules, matcher)
+        reasoning_class = self.template.reasoning_parser
+        tool_call_class = self.template.tool_call_parser if offers_tools else None
+        return AnswerStream(
+            build_detokenizer(self.tokenizer, visible=self._visible_ids),
+            rules,
+            matcher,
+            reasoning_class(rendered.text, rendered.continued) if reasoning_class else None,
+            tool_call_class() if tool_call_class else None,
+        )
+
+
+def _replay(stream: AnswerStream, token_ids: list[int], max_tokens: int) -> PreparedChoice:
+    """Lead the stream silently through what the client has been sent.
+
+    A choice that these tokens end had its held-back text sent along with its last token: nothing is left to say.
+    """
+    for position, token_id in enumerate(token_ids):
+        if (reason := stream.advance(token_id).finish) is not None:
+            del token_ids[position + 1 :]
+            break
+    else:
+        reason = "length" if len(token_ids) >= max_tokens else None
+    if reason is not None:
+        stream.flush()
+        reason = stream.final_reason(reason)
+    return PreparedChoice(stream, token_ids, reason)
+
+
+def _allows_tools(tool_choice: Any) -> bool:
+    """Whether the model may call tools. Raises RequestRejected for choices that need constrained decoding."""
+    if tool_choice is None or tool_choice == "auto":
+        return True
+    if tool_choice == "none":
+        return False
+    if tool_choice == "required" or isinstance(tool_choice, dict):
+        raise unsupported("Only 'auto' and 'none' are supported as 'tool_choice'.", "tool_choice")
+    raise invalid("Invalid value for 'tool_choice'. Supported values are: 'auto' and 'none'.", "tool_choice")
+
+
+def _prompt_param(request: Generate) -> str:
+    return "messages" if request.kind == "chat" else "prompt"
+
+
+def _check_text(text: str, param: str) -> str:
+    """Raises RequestRejected on lone surrogates, which JSON escapes can smuggle in and no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise invalid("The text holds characters that are not valid Unicode.", param) from error
+    return text

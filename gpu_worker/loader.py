@@ -1,0 +1,238 @@
+"""Loads a causal language model and its tokenizer from a folder or the hub. It knows no engine and no request.
+
+To be called in the engine thread: reading weights runs parallel operators, and one thread of the process must run
+them all (see `gpu_worker.engine.core`).
+"""
+
+import importlib.util
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import tqdm
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
+from transformers.utils import logging as transformers_logging
+
+from gpu_worker.protocol import WorkerConfig
+
+logger = logging.getLogger(__name__)
+
+# Called in the engine thread: the part that is done, 0 to 1, and what is being done.
+OnProgress = Callable[[float, str], None]
+
+# Names that documents of other servers give to paged attention. Ours needs no name: the probe decides.
+_PAGED_ALIASES = {"sdpa_paged", "paged_attention", "eager_paged", "paged|sdpa", "paged|eager"}
+_SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+_CONFIG_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.py"]
+_DTYPES = {"auto": "auto", "bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+# How far the bar is when a stage begins: downloading, then reading weights.
+_DOWNLOADED, _READ = 0.6, 0.95
+
+
+class LoadError(Exception):
+    """The model cannot be loaded; the message is a sentence for the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model ready to run, and what its files say of it."""
+
+    model: Any
+    tokenizer: Any
+    architecture: str
+    dtype: str
+    device: str
+    revision: str  # the hub commit; empty for a folder
+    vocab_size: int
+    eos_token_ids: frozenset[int]
+    generation_defaults: dict[str, float | int]  # those fields of `Sampling` that generation_config.json names
+
+
+def load_model(config: WorkerConfig, on_progress: OnProgress) -> LoadedModel:
+    """Fetch and read everything. Raises LoadError. Sets this thread's number of torch threads."""
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
+    on_progress(0.0, "resolving")
+    device = _choose_device(config.device)
+    folder = _find_folder(config, on_progress)
+    on_progress(_DOWNLOADED, "reading weights")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+        model = _read_model(folder, config, device, on_progress)
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+        raise LoadError(_explain(error, config)) from error
+    on_progress(_READ, "checking")
+    generation = _read_generation_config(folder, model)
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        architecture=type(model).__name__,
+        dtype=str(model.dtype).removeprefix("torch."),
+        device=str(model.device),
+        revision=folder.name if folder.parent.name == "snapshots" else "",
+        vocab_size=model.config.get_text_config().vocab_size,
+        eos_token_ids=_find_eos(generation, model.config, tokenizer),
+        generation_defaults=_find_defaults(generation),
+    )
+
+
+def _choose_device(name: str) -> torch.device:
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise LoadError(f"There is no device called {name!r}.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise LoadError(f"The device is {name}, but this machine has no CUDA device that torch can use.")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise LoadError("The device is mps, but this machine has none.")
+    return device
+
+
+def _find_folder(config: WorkerConfig, on_progress: OnProgress) -> Path:
+    """A local folder as it is, or the downloaded snapshot of a hub id."""
+    path = Path(config.model).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise LoadError(f"The folder {config.model} has no config.json.")
+        return path
+    if config.model.startswith((".", "/", "~")) or config.model.count("/") > 1:
+        raise LoadError(f"There is no folder {config.model}.")
+    where = f"{config.model}@{config.revision}" if config.revision else config.model
+    try:
+        folder = _download(config, [*_CONFIG_FILES, "*.safetensors"], on_progress)
+        if not any(folder.glob("*.safetensors")):
+            folder = _download(config, [*_CONFIG_FILES, "pytorch_model*.bin"], on_progress)
+        return folder
+    except GatedRepoError as error:
+        raise LoadError(f"{where} is gated: accept its terms on the hub and set HF_TOKEN.") from error
+    except RepositoryNotFoundError as error:
+        raise LoadError(f"The hub has no model {where}, or it is private and HF_TOKEN does not open it.") from error
+    except RevisionNotFoundError as error:
+        raise LoadError(f"{config.model} has no revision {config.revision}.") from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise LoadError(f"{where} is not on this machine and the hub cannot be reached.") from error
+    except HFValidationError as error:
+        raise LoadError(f"{config.model!r} is neither a folder nor a hub id.") from error
+    except (HfHubHTTPError, OSError) as error:
+        raise LoadError(f"Downloading {where} failed: {error}") from error
+
+
+def _download(config: WorkerConfig, patterns: list[str], on_progress: OnProgress) -> Path:
+    done = 0.0  # the hub shows bytes received and bytes written; the one that is ahead counts
+
+    class DownloadBar(tqdm):
+        """Reports bytes instead of drawing them."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            self._counts_bytes = kwargs.get("unit") == "B"
+            super().__init__(*args, **(kwargs | {"disable": True}))
+
+        def update(self, n: float | None = 1) -> None:
+            # A disabled bar does not count; `total` grows as the hub tells the sizes of files.
+            nonlocal done
+            self.n += n or 0
+            if self._counts_bytes and self.total:
+                done = max(done, min(self.n / self.total, 1.0))
+                on_progress(_DOWNLOADED * done, "downloading")
+
+    return Path(
+        snapshot_download(
+            config.model,
+            revision=config.revision,
+            allow_patterns=patterns,
+            local_files_only=config.local_files_only,
+            tqdm_class=DownloadBar,
+        )
+    )
+
+
+def _read_model(folder: Path, config: WorkerConfig, device: torch.device, on_progress: OnProgress) -> Any:
+    if config.dtype not in _DTYPES:
+        raise LoadError(f"The dtype must be one of {', '.join(_DTYPES)}, not {config.dtype}.")
+    options: dict[str, Any] = {"dtype": _DTYPES[config.dtype], "trust_remote_code": config.trust_remote_code}
+    if config.attn_implementation and config.attn_implementation not in _PAGED_ALIASES:
+        options["attn_implementation"] = config.attn_implementation
+    if config.quantization is not None:
+        options["quantization_config"] = _make_quantization(config.quantization)
+    if config.quantization is not None or device.type != "cpu":
+        options["device_map"] = {"": device}
+
+    def follow_bar(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        iterable = args[0] if args else kwargs.get("iterable")
+        if kwargs.get("desc") != "Loading weights" or iterable is None:
+            return factory(*args, **kwargs)
+        return _follow(list(iterable), on_progress)
+
+    previous_hook = transformers_logging.set_tqdm_hook(follow_bar)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+    finally:
+        transformers_logging.set_tqdm_hook(previous_hook)
+    return model.eval()
+
+
+def _follow(items: list[Any], on_progress: OnProgress) -> Any:
+    """Yield the items, reporting about every hundredth part."""
+    every = max(1, len(items) // 100)
+    for index, item in enumerate(items):
+        if index % every == 0:
+            on_progress(_DOWNLOADED + (_READ - _DOWNLOADED) * index / len(items), "reading weights")
+        yield item
+
+
+def _make_quantization(name: str) -> BitsAndBytesConfig:
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise LoadError(f"Quantization {name} needs the package bitsandbytes, which is not installed.")
+    if name == "bnb-4bit":
+        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.bfloat16)
+    return BitsAndBytesConfig(load_in_8bit=True)
+
+
+def _explain(error: Exception, config: WorkerConfig) -> str:
+    """A sentence for what transformers says in a page."""
+    text = str(error)
+    if "trust_remote_code" in text:
+        return f"{config.model} brings its own code, which runs only if trust_remote_code is set."
+    if "Unrecognized configuration class" in text:
+        return f"{config.model} is not a causal language model."
+    if "safetensors" in text or "no file named" in text:
+        return f"{config.model} has no weights that can be read: {text.splitlines()[0]}"
+    return f"{config.model} cannot be loaded: {text.splitlines()[0] if text else type(error).__name__}"
+
+
+def _read_generation_config(folder: Path, model: Any) -> GenerationConfig:
+    """The file's own, since a model object fills gaps with defaults of the library."""
+    if (folder / "generation_config.json").is_file():
+        return GenerationConfig.from_pretrained(folder)
+    config: GenerationConfig = model.generation_config
+    return config
+
+
+def _find_eos(generation: GenerationConfig, config: Any, tokenizer: Any) -> frozenset[int]:
+    for source in (generation, config.get_text_config(), tokenizer):
+        token_ids = getattr(source, "eos_token_id", None)
+        if token_ids is not None:
+            return frozenset([token_ids] if isinstance(token_ids, int) else token_ids)
+    return frozenset()
+
+
+def _find_defaults(generation: GenerationConfig) -> dict[str, float | int]:
+    named = generation.to_diff_dict()
+    return {name: named[name] for name in _SAMPLING_DEFAULTS if named.get(name) is not None}

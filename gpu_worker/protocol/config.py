@@ -1,0 +1,55 @@
+"""How a worker is told what to load and where to listen: the JSON file its launcher writes (mode 0600)."""
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+
+class WorkerConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Everything a worker needs. `python -m gpu_worker --config FILE` reads it; the flags of
+    `python -m gpu_worker --help` build the same thing for use by hand."""
+
+    model: str  # hub id or local folder
+    revision: str | None = None
+    # Listening. A launcher passes a bound, listening socket as `fd`, so that the port is known before the start.
+    host: str = "127.0.0.1"
+    port: int = 0
+    fd: int | None = None
+    token: str = ""  # bearer token every connection must show; empty only for use by hand on loopback
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    # Loading
+    dtype: str = "auto"  # auto (the checkpoint's), bfloat16, float16, float32
+    device: str = "auto"  # auto, cpu, cuda, cuda:N, mps
+    attn_implementation: str | None = None
+    trust_remote_code: bool = False
+    quantization: Literal["bnb-4bit", "bnb-8bit"] | None = None
+    chat_template: str | None = None  # overrides the repository's own
+    engine: Literal["auto", "paged", "fallback"] = "auto"
+    local_files_only: bool = False
+    # Engine
+    max_model_len: int | None = None  # None: what the model's configuration says
+    max_num_seqs: int = 64
+    max_num_batched_tokens: int = 1024
+    max_waiting: int = 1024  # requests queued beyond this are refused as overloaded
+    block_size: int = 16
+    num_blocks: int | None = None  # None: sized from free memory
+    kv_cache_bytes: int | None = None
+    prefix_cache: bool = True
+    # Process
+    num_threads: int | None = None  # None: torch's own choice
+    omp_wait_policy: Literal["passive", "active"] | None = None
+    log_level: str = "info"
+    drain_grace_s: float = 30.0  # after SIGTERM, running requests may take this long to finish
+
+
+def read_worker_config(path: Path) -> WorkerConfig:
+    """Raises msgspec.ValidationError naming the field, OSError when the file cannot be read."""
+    return msgspec.json.decode(path.read_bytes(), type=WorkerConfig)
+
+
+def write_worker_config(config: WorkerConfig, path: Path) -> None:
+    """Write for the owner alone: it holds the token."""
+    path.touch(mode=0o600)
+    path.write_bytes(msgspec.json.encode(config))

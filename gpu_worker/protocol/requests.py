@@ -1,0 +1,80 @@
+"""What a web process asks of a worker."""
+
+from typing import Any, Literal
+
+import msgspec
+
+RequestKind = Literal["chat", "completion"]
+
+
+class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How the next token is chosen. Defaults are the neutral values: plain sampling at temperature 1.
+
+    The web process resolves every default (request, then model, then these) before it sends, so that
+    a request resumed on another replica is sampled in the same way.
+    """
+
+    seed: int  # 0 <= seed < 2**63; the web process draws one where the client gave none
+    temperature: float = 1.0  # 0 is greedy
+    top_p: float = 1.0
+    top_k: int = 0  # 0: no limit
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] | None = None  # token id -> added to its logit
+    max_tokens: int | None = None  # None: as many as the context holds
+    min_tokens: int = 0  # end-of-sequence and stop tokens are masked before this many
+    stop: tuple[str, ...] = ()  # the stop text itself is not part of the answer
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    top_logprobs: int | None = None  # None: no logprobs; 0: of the chosen token only; n: and of the n best
+
+
+class ResumeChoice(msgspec.Struct, frozen=True):
+    """Tokens of one choice that the client has already been sent by a replica that died."""
+
+    index: int
+    token_ids: list[int]
+
+
+class Generate(msgspec.Struct, frozen=True, omit_defaults=True, tag="generate"):
+    """Start one request. Its events come back under the same `id`.
+
+    kind "chat" uses `messages` (OpenAI shape, content a string or a list of parts), `tools` and
+    `chat_template_kwargs`; kind "completion" uses `prompt`, a text or token ids. `n` choices share
+    the prompt; choice i draws its random numbers from (sampling.seed, i, position).
+    """
+
+    id: str
+    kind: RequestKind
+    sampling: Sampling
+    messages: list[dict[str, Any]] | None = None
+    prompt: str | list[int] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool = True
+    chat_template_kwargs: dict[str, Any] | None = None
+    continue_final_message: bool = False
+    echo: bool = False  # completion: the prompt's own text comes first
+    n: int = 1
+    user: str = ""  # fair-share identity: requests of one user share that user's part of the batch
+    weight: float = 1.0
+    priority: int = 0  # 0 interactive, higher is later (batch = 10)
+    cache_salt: str = ""  # prefixes are shared only between requests of equal salt
+    resume: list[ResumeChoice] | None = None
+
+
+class Abort(msgspec.Struct, frozen=True, tag="abort"):
+    """Stop a request and free its blocks. Answered by `Finished(reason="abort")` unless it had ended already."""
+
+    id: str
+
+
+class Ping(msgspec.Struct, frozen=True, tag="ping"):
+    """Sent every second; a worker that answers no `Pong` for five is taken for dead."""
+
+    nonce: int
+
+
+ToWorker = Generate | Abort | Ping

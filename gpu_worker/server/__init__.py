@@ -1,0 +1,1 @@
+"""The worker process around an engine: sockets, requests, load and stop. It computes nothing itself."""

@@ -1,0 +1,60 @@
+"""Loads everything a worker serves. Runs in the engine thread, the only one that may touch torch.
+
+The imports are inside the function on purpose: the server answers before torch is imported.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from gpu_worker.engine.base import Engine
+from gpu_worker.frontend.prepare import Frontend, Limits
+from gpu_worker.protocol import ModelInfo, WorkerConfig
+
+# Part done, 0 to 1, and what is being done.
+OnProgress = Callable[[float, str], None]
+
+
+class ServedModel(NamedTuple):
+    """An engine, the text side of its model, and what the worker says of both."""
+
+    engine: Engine
+    frontend: Frontend
+    info: ModelInfo
+
+
+def load_served_model(config: WorkerConfig, on_progress: OnProgress) -> ServedModel:
+    """Blocking, for seconds to minutes. Raises whatever goes wrong; see `explain_failure`."""
+    on_progress(0.0, "importing")
+    from gpu_worker.engine.build import build_engine
+    from gpu_worker.loader import load_model
+
+    loaded = load_model(config, on_progress)
+    built = build_engine(loaded.model, config)
+    limits = Limits(
+        max_model_len=built.engine.max_model_len, vocab_size=loaded.vocab_size, eos_token_ids=loaded.eos_token_ids
+    )
+    frontend = Frontend(loaded.tokenizer, limits, config.chat_template)
+    info = ModelInfo(
+        architecture=loaded.architecture,
+        engine=built.kind,
+        dtype=loaded.dtype,
+        device=loaded.device,
+        max_model_len=limits.max_model_len,
+        vocab_size=limits.vocab_size,
+        num_blocks=built.num_blocks,
+        block_size=built.block_size,
+        has_chat_template=bool(frontend.template.source),
+        supports_tools=frontend.template.tool_call_parser is not None,
+        supports_reasoning=frontend.template.reasoning_parser is not None,
+        eos_token_ids=sorted(limits.eos_token_ids),
+        generation_defaults=loaded.generation_defaults,
+        engine_reason=built.reason,
+        revision=loaded.revision,
+    )
+    return ServedModel(built.engine, frontend, info)
+
+
+def explain_failure(error: BaseException) -> str:
+    """One line for the operator. The log has the traceback."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,220 @@
+"""All requests of all connections: from `Generate` to the engine, and from its steps to frames.
+
+Event loop thread only, but for `deliver`, which the engine calls in its own.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from gpu_worker.engine.base import Engine, EngineStats
+from gpu_worker.engine.core import EngineLoop, EngineStoppedError
+from gpu_worker.engine.request import Request, TokenOutput
+from gpu_worker.frontend.errors import RequestRejected
+from gpu_worker.frontend.prepare import Frontend, PreparedRequest
+from gpu_worker.frontend.sampling import MAX_CHOICES
+from gpu_worker.protocol import Delta, FailureCode, FromWorker, Generate, Progress, Started
+from gpu_worker.server.active import ActiveRequest, Choice
+from gpu_worker.server.connection import Connection
+from gpu_worker.server.status import WorkerStatus
+
+logger = logging.getLogger(__name__)
+
+# Templates and tokenization. Two, so that one very long prompt does not hold up the short ones.
+_NUM_PREPARE_THREADS = 2
+_PROGRESS_INTERVAL_S = 1.0
+
+
+class Serving(NamedTuple):
+    """What there is once the model is loaded."""
+
+    engine_loop: EngineLoop
+    engine: Engine
+    frontend: Frontend
+
+
+Frames = dict[Connection, list[FromWorker]]
+
+
+class RequestTable:
+    """Owns every active request. `open` makes it accept; before that requests are refused as not ready."""
+
+    def __init__(self, status: WorkerStatus, max_choices: int) -> None:
+        """At most `max_choices` sequences may run and wait together; more are refused as overloaded."""
+        self._status = status
+        self._max_choices = max_choices
+        self._num_choices = 0
+        self._active: dict[str, ActiveRequest] = {}
+        self._choices: dict[Request, tuple[ActiveRequest, Choice]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pool = ThreadPoolExecutor(_NUM_PREPARE_THREADS, thread_name_prefix="prepare")
+        self._loop = asyncio.get_running_loop()
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
+        self._last_progress_s = 0.0
+        self._serving: Serving | None = None
+
+    def open(self, serving: Serving) -> None:
+        """From here on requests are accepted."""
+        self._serving = serving
+        self._status.idle_since_s = time.monotonic()
+
+    def start(self, connection: Connection, message: Generate) -> None:
+        """Begin a request. Every outcome is an event."""
+        serving = self._serving
+        if self._status.status != "ready" or serving is None:
+            self._refuse(connection, message, "not_ready", f"The model is not ready: it is {self._status.status}.")
+            return
+        if message.id in self._active:
+            self._refuse(connection, message, "invalid_request", "A request with this id is running already.")
+            return
+        num_choices = min(max(message.n, 1), MAX_CHOICES)
+        if self._num_choices + num_choices > self._max_choices:
+            self._refuse(connection, message, "overloaded", "The model is overloaded. Please try again later.")
+            return
+        active = ActiveRequest(message.id, connection, num_choices)
+        self._active[message.id] = active
+        self._num_choices += num_choices
+        self._is_idle.clear()
+        self._status.idle_since_s = None
+        task = asyncio.create_task(self._prepare(active, message, serving))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def abort(self, connection: Connection, request_id: str) -> None:
+        """Stop a request of this connection. One that has ended, or is another's, is left alone."""
+        active = self._active.get(request_id)
+        if active is None or active.connection is not connection:
+            return
+        if active.choices:
+            self._abort_choices(active)  # answered by the engine
+        else:
+            self._close(active)
+            connection.post(active.abort_unstarted())
+
+    def drop(self, connection: Connection) -> None:
+        """Abort everything of a connection that has ended."""
+        left = [active for active in self._active.values() if active.connection is connection]
+        for active in left:
+            self._close(active)
+        if left:
+            logger.info("connection %d has ended: %d requests aborted", connection.number, len(left))
+
+    def fail_all(self, code: FailureCode, text: str) -> None:
+        """End every active request with an error that its web process may answer by going elsewhere."""
+        for active in list(self._active.values()):
+            failed = active.fail(code, text)
+            self._close(active)
+            active.connection.post([failed])
+
+    async def wait_idle(self) -> None:
+        """Until no request is active."""
+        await self._is_idle.wait()
+
+    def shut_down(self) -> None:
+        """Release the threads. Requests must have ended."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def deliver(self, outputs: list[TokenOutput], stats: EngineStats) -> None:
+        """The engine loop's callback, in the engine thread: hand over, and look at the queue once a second."""
+        positions: list[tuple[Request, int]] = []
+        now = time.monotonic()
+        if stats.num_waiting and self._serving is not None and now - self._last_progress_s >= _PROGRESS_INTERVAL_S:
+            self._last_progress_s = now
+            for request in list(self._choices):  # one bytecode: the other thread cannot interrupt the copy
+                if (position := self._serving.engine.queue_position(request.id)) is not None:
+                    positions.append((request, position))
+        with contextlib.suppress(RuntimeError):  # the loop has closed: the process ends, and nobody waits any more
+            self._loop.call_soon_threadsafe(self._on_step, outputs, stats, positions)
+
+    def _on_step(self, outputs: list[TokenOutput], stats: EngineStats, positions: list[tuple[Request, int]]) -> None:
+        self._status.stats = stats
+        frames: Frames = {}
+        for request, position in positions:
+            self._read_position(request, position, frames)
+        for output in outputs:
+            self._read_output(output, frames)
+        for connection, events in frames.items():
+            connection.post(events)
+
+    def _read_position(self, request: Request, position: int, frames: Frames) -> None:
+        active, choice = self._choices.get(request, (None, None))
+        if active is None or choice is None or choice.index or choice.num_tokens or active.queue_position == position:
+            return
+        active.queue_position = position
+        frames.setdefault(active.connection, []).append(Progress(active.id, position))
+
+    def _read_output(self, output: TokenOutput, frames: Frames) -> None:
+        active, choice = self._choices.get(output.request, (None, None))
+        if active is None or choice is None:  # aborted meanwhile
+            return
+        events = frames.setdefault(active.connection, [])
+        if output.error is not None:
+            events.append(active.fail("internal", output.error))
+        else:
+            events += active.read(choice, output)
+        if active.is_closed:
+            self._close(active)
+
+    async def _prepare(self, active: ActiveRequest, message: Generate, serving: Serving) -> None:
+        try:
+            prepared = await self._loop.run_in_executor(self._pool, serving.frontend.prepare, message)
+            if not active.is_closed:
+                self._submit(active, message, prepared, serving)
+        except RequestRejected as error:
+            logger.info("request %s refused: %s (%s)", active.id, error.code, error.param)
+            self._fail(active, error.code, error.message, error.param)
+        except EngineStoppedError:
+            self._fail(active, "not_ready", "The worker is stopping.")
+        except Exception:
+            logger.exception("request %s could not be prepared", active.id)
+            self._fail(active, "internal", "The request could not be prepared.")
+
+    def _submit(self, active: ActiveRequest, message: Generate, prepared: PreparedRequest, serving: Serving) -> None:
+        active.build_choices(message, prepared)
+        events: list[FromWorker] = [Started(active.id, active.num_prompt_tokens)]
+        if prepared.echo_text and message.resume is None:
+            events += [Delta(id=active.id, index=choice.index, text=prepared.echo_text) for choice in active.choices]
+        for choice, source in zip(active.choices, prepared.choices, strict=True):
+            if source.finish_reason is not None:
+                events.append(active.finish(choice, source.finish_reason))
+        active.connection.post(events)
+        if active.is_closed:
+            self._close(active)
+            return
+        for choice in active.choices:
+            if not choice.is_finished:
+                self._choices[choice.request] = (active, choice)
+                serving.engine_loop.submit(choice.request)
+
+    def _refuse(self, connection: Connection, message: Generate, code: FailureCode, text: str) -> None:
+        logger.info("request %s refused: %s", message.id, code)
+        connection.post([ActiveRequest(message.id, connection, 0).fail(code, text)])
+
+    def _fail(self, active: ActiveRequest, code: FailureCode, text: str, param: str | None = None) -> None:
+        if active.is_closed:
+            return
+        failed = active.fail(code, text, param)
+        self._close(active)
+        active.connection.post([failed])
+
+    def _close(self, active: ActiveRequest) -> None:
+        """Forget a request, and end what the engine still runs for it. Its late outputs find no one."""
+        active.is_closed = True
+        if self._active.pop(active.id, None) is None:
+            return
+        self._num_choices -= active.num_choices
+        self._abort_choices(active)
+        for choice in active.choices:
+            self._choices.pop(choice.request, None)
+        if not self._active:
+            self._is_idle.set()
+            self._status.idle_since_s = time.monotonic()
+
+    def _abort_choices(self, active: ActiveRequest) -> None:
+        for choice in active.choices:
+            if not choice.is_finished and self._serving is not None:
+                self._serving.engine_loop.abort(choice.request.id)
