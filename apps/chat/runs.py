@@ -1,0 +1,219 @@
+"""Answers being written. A run belongs to this process, not to the socket that asked: a page may go and come back.
+
+Tokens travel from `generate()` through the run's memory to its followers, each at its own pace; the database
+sees the text every two seconds and at the end. Another process, or a later one, follows an answer through its row.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from apps.chat import turns
+from apps.chat.models import MessageRole, MessageStatus
+from apps.chat.turns import Outcome, Turn
+from apps.chat.wire import Added, Done, MessageView, ToPage, Waiting
+from apps.core.db import run_db
+from apps.core.errors import ServiceError
+from apps.inference import events
+from apps.inference.generate import Event, generate
+from gpu_worker.protocol import Delta, Finished, Started
+
+logger = logging.getLogger(__name__)
+
+SAVE_INTERVAL_S = 2.0  # how much text a killed process can lose, and how soon a stop from elsewhere is seen
+POLL_INTERVAL_S = 1.0
+
+_runs: dict[int, "Run"] = {}  # message id -> the run that writes it, in this process
+
+
+class Run:
+    """One answer being written. Its methods belong to the event loop it was started on."""
+
+    def __init__(self, turn: Turn) -> None:
+        self.turn = turn
+        self._text = ""
+        self._reasoning = ""
+        self._waiting: Waiting | None = None
+        self._prompt_tokens = 0
+        self._completion_tokens = 0
+        self._finish_reason = ""
+        self._stopped = False  # by the user; a cancellation without it is the server's shutdown
+        self._ending = False  # from here on the task only tidies up, and a further cancellation would cut that short
+        self._final: MessageView | None = None
+        self._followers: set[asyncio.Event] = set()
+        self._task = asyncio.create_task(self._write(), name=f"chat answer {turn.message_id}")
+
+    def stop(self) -> None:
+        """Ends generation at the worker; what there is of the answer is kept. Harmless when it has ended."""
+        self._stopped = True
+        self._cancel()
+
+    async def interrupt(self) -> None:
+        """Ends the run because the server does, and returns when the text is saved."""
+        self._cancel()
+        await asyncio.wait([self._task])
+
+    def _cancel(self) -> None:
+        if not self._ending:
+            self._ending = True
+            self._task.cancel()
+
+    def belongs_to(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether this loop may touch the run."""
+        return self._task.get_loop() is loop
+
+    async def follow(self) -> AsyncGenerator[ToPage, None]:
+        """Everything written so far, then every change until the end. A slow reader gets larger pieces, not more."""
+        changed = asyncio.Event()
+        self._followers.add(changed)
+        num_text = num_reasoning = 0
+        told: Waiting | None = None
+        try:
+            while True:
+                changed.clear()
+                final, text, reasoning = self._final, self._text, self._reasoning
+                if self._waiting is not None and self._waiting != told:
+                    told = self._waiting
+                    yield told
+                if len(text) > num_text or len(reasoning) > num_reasoning:
+                    yield Added(self.turn.message_id, text[num_text:], reasoning[num_reasoning:])
+                    num_text, num_reasoning = len(text), len(reasoning)
+                if final is not None:
+                    yield Done(final)
+                    return
+                await changed.wait()
+        finally:
+            self._followers.discard(changed)
+
+    async def _write(self) -> None:
+        saver = asyncio.create_task(self._save_regularly())
+        status, error = MessageStatus.COMPLETE, ""
+        try:
+            async with aclosing(generate(self.turn.request)) as generated:
+                async for event in generated:
+                    self._take(event)
+        except ServiceError as failure:
+            status, error = MessageStatus.ERROR, failure.message
+        except asyncio.CancelledError:
+            status = MessageStatus.STOPPED if self._stopped else MessageStatus.INTERRUPTED
+        except Exception:
+            logger.exception("chat answer %s failed", self.turn.message_id)
+            status, error = MessageStatus.ERROR, "Something went wrong on the server."
+        self._ending = True
+        saver.cancel()
+        await asyncio.wait([saver])
+        await self._end(status, error)
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case events.Waiting():
+                self._waiting = Waiting(
+                    self.turn.message_id, event.stage, progress=event.progress, queue_position=event.queue_position
+                )
+            case Started():
+                self._prompt_tokens = event.prompt_tokens
+                self._waiting = Waiting(self.turn.message_id, "started")
+            case Delta():
+                self._waiting = None
+                self._text += event.text
+                self._reasoning += event.reasoning
+                self._completion_tokens += len(event.token_ids)
+            case Finished():
+                self._finish_reason = event.reason
+        self._wake()
+
+    def _wake(self) -> None:
+        for changed in self._followers:
+            changed.set()
+
+    async def _save_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(SAVE_INTERVAL_S)
+            try:
+                goes_on = await run_db(
+                    turns.save_progress, self.turn.message_id, content=self._text, reasoning=self._reasoning
+                )
+            except Exception:  # the database may come back; the answer goes on in memory
+                logger.exception("chat answer %s could not be saved", self.turn.message_id)
+            else:
+                if not goes_on:
+                    self.stop()
+                    return
+
+    async def _end(self, status: MessageStatus, error: str) -> None:
+        outcome = Outcome(
+            status=status,
+            content=self._text,
+            reasoning=self._reasoning,
+            error=error,
+            finish_reason=self._finish_reason,
+            prompt_tokens=self._prompt_tokens,
+            completion_tokens=self._completion_tokens,
+        )
+        try:
+            await run_db(turns.finish, self.turn.message_id, outcome)
+        except Exception:
+            logger.exception("chat answer %s could not be saved", self.turn.message_id)
+        finally:
+            del _runs[self.turn.message_id]
+            self._final = self._view(outcome)
+            self._wake()
+
+    def _view(self, outcome: Outcome) -> MessageView:
+        return MessageView(
+            id=self.turn.message_id,
+            role=MessageRole.ASSISTANT,
+            content=outcome.content,
+            reasoning=outcome.reasoning,
+            status=outcome.status,
+            error=outcome.error,
+            finish_reason=outcome.finish_reason,
+            model=self.turn.model_name,
+            prompt_tokens=outcome.prompt_tokens,
+            completion_tokens=outcome.completion_tokens,
+        )
+
+
+def start(turn: Turn) -> Run:
+    """Begins to write the turn's answer on the running loop. Its end is saved whoever follows it."""
+    run = _runs[turn.message_id] = Run(turn)
+    return run
+
+
+async def stop(*, user_id: int, conversation_id: str) -> None:
+    """Stops the answer being written in this conversation, wherever it is written. Raises NotFound for another's."""
+    message_id = await run_db(turns.find_running, user_id=user_id, conversation_id=conversation_id)
+    if message_id is None:
+        return
+    if (run := _runs.get(message_id)) is not None:
+        run.stop()
+    else:
+        await run_db(turns.mark_stopped, message_id)
+
+
+async def follow(message_id: int) -> AsyncGenerator[ToPage, None]:
+    """The answer from its first character to its end, whether this process writes it or another."""
+    run = _runs.get(message_id)
+    source = run.follow() if run is not None else _follow_row(message_id)
+    async with aclosing(source) as messages:
+        async for message in messages:
+            yield message
+
+
+async def _follow_row(message_id: int) -> AsyncGenerator[ToPage, None]:
+    num_text = num_reasoning = 0
+    while (view := await run_db(turns.look_at_message, message_id)) is not None:
+        if len(view.content) > num_text or len(view.reasoning) > num_reasoning:
+            yield Added(message_id, view.content[num_text:], view.reasoning[num_reasoning:])
+            num_text, num_reasoning = len(view.content), len(view.reasoning)
+        if view.status != MessageStatus.STREAMING:
+            yield Done(view)
+            return
+        await asyncio.sleep(POLL_INTERVAL_S)
+
+
+async def shutdown() -> None:
+    """Interrupts every run of this loop and returns when their texts are saved. Before `inference.shutdown()`."""
+    loop = asyncio.get_running_loop()
+    await asyncio.gather(*(run.interrupt() for run in list(_runs.values()) if run.belongs_to(loop)))

@@ -1,0 +1,164 @@
+"""One request's answer as it grows, over however many replicas: what to ask next, what to pass on, what to record."""
+
+import time
+from functools import partial
+
+from apps.core.errors import InvalidRequest, PayloadTooLarge, ServiceError
+from apps.inference import metrics
+from apps.inference.clients.base import LinkLost, ReplicaLink, RequestStream
+from apps.inference.events import Event, Waiting
+from apps.inference.requests import GenerationRequest
+from apps.inference.sampling import resolve_sampling
+from apps.registry.directory import ModelSpec
+from apps.usage.entry import Entry
+from apps.usage.models import UsageStatus
+from apps.usage.recorder import recorder
+from gpu_worker.protocol import (
+    Delta,
+    Finished,
+    Generate,
+    Progress,
+    ProtocolError,
+    ResumeChoice,
+    Sampling,
+    Started,
+    Usage,
+)
+
+
+class Answer:
+    """Made when a request is admitted: opens its line in the ledger. Used by one task."""
+
+    def __init__(self, request: GenerationRequest, model: ModelSpec) -> None:
+        self.has_started = False
+        self.has_output = False
+        self.is_complete = False
+        self.entry = Entry(
+            id=request.id,
+            caller=request.caller,
+            model_name=model.name,
+            revision=model.revision,
+            endpoint=request.endpoint,
+            streamed=request.stream,
+        )
+        self._request = request
+        self._model = model
+        self._sampling: Sampling | None = None
+        self._num_attempts = 0
+        self._link: ReplicaLink | None = None
+        self._stream: RequestStream | None = None
+        self._token_ids: list[list[int]] = [[] for _ in range(request.n)]
+        self._finished: set[int] = set()
+        recorder.open(self.entry)
+        metrics.IN_FLIGHT.inc()
+
+    @property
+    def lacks_row(self) -> bool:
+        """Whether what is told next would reach the client before the ledger knows of it.
+
+        An answer that is not streamed is out with its last event: by then a short one has its line and its end
+        written together.
+        """
+        is_out = self.has_output if self._request.stream else self.is_complete
+        return is_out and not self.entry.is_durable
+
+    def submit_to(self, link: ReplicaLink) -> RequestStream:
+        """Begin the next attempt, at a link that is ready: the request, and the tokens that were already passed on.
+
+        Raises PayloadTooLarge, InvalidRequest, or InternalError when the model's settings are not valid.
+        """
+        info = link.info
+        if info is None:  # lost since it was chosen
+            raise LinkLost
+        if self._sampling is None:  # once: whatever the next replica's defaults are, the answer goes on as it began
+            self._sampling = resolve_sampling(self._request, self._model, info)
+        self._num_attempts += 1
+        self.entry.replica_id = link.replica_id
+        self.entry.revision = self._model.revision or info.revision
+        try:
+            self._stream = link.submit(self._make_message(self._sampling))
+        except ProtocolError as error:
+            raise PayloadTooLarge("The request is too large for the model's server.") from error
+        except OverflowError as error:  # in a tool's schema, say: JSON has no largest number, MessagePack has
+            raise InvalidRequest("The request holds a whole number of more than 64 bits.") from error
+        self._link = link
+        return self._stream
+
+    def take(self, event: Started | Progress | Delta | Finished) -> Event | None:
+        """What the client is to be told of it: None where a resumed attempt says again what was said before."""
+        if isinstance(event, Delta):
+            self._count(event)
+            return event
+        if isinstance(event, Started):
+            if self.has_started:
+                return None
+            self.has_started = True
+            self.entry.prompt_tokens = event.prompt_tokens
+            return event
+        if isinstance(event, Progress):
+            return None if self.has_output else Waiting("queued", queue_position=event.queue_position)
+        return self._finish(event)
+
+    def close(self, status: UsageStatus, error: ServiceError | None) -> None:
+        """Stop what still runs and settle, now or as soon as the engine has said its final counts. Never blocks."""
+        settle = partial(self._settle, status, error)
+        if self._link is None or self._stream is None:
+            settle(None)
+        else:
+            self._link.abort(self._stream, settle)
+
+    def _settle(self, status: UsageStatus, error: ServiceError | None, usage: Usage | None) -> None:
+        self._record_end(status, (error.code or error.type) if error else "", usage)
+        metrics.IN_FLIGHT.dec()
+        metrics.observe(self.entry)
+
+    def _record_end(self, status: UsageStatus, error_code: str, usage: Usage | None) -> None:
+        """With the engine's own counts where it said them, else with what was seen here. Only the first end counts."""
+        entry = self.entry
+        if usage is not None and usage.prompt_tokens:
+            entry.prompt_tokens = usage.prompt_tokens
+            entry.cached_tokens = usage.cached_tokens
+            entry.completion_tokens = usage.completion_tokens
+            entry.reasoning_tokens = usage.reasoning_tokens
+        recorder.settle(entry, status, error_code=error_code)
+
+    def _make_message(self, sampling: Sampling) -> Generate:
+        request = self._request
+        return Generate(
+            # An engine that still ends an earlier attempt must not take this one for it.
+            id=request.id if self._num_attempts == 1 else f"{request.id}/{self._num_attempts}",
+            kind=request.kind,
+            sampling=sampling,
+            messages=request.messages,
+            prompt=request.prompt,
+            tools=request.tools,
+            tool_choice=request.tool_choice,
+            parallel_tool_calls=request.parallel_tool_calls,
+            chat_template_kwargs={**self._model.chat_template_kwargs, **(request.chat_template_kwargs or {})} or None,
+            continue_final_message=request.continue_final_message,
+            echo=request.echo,
+            n=request.n,
+            user=f"user-{request.caller.user_id}",
+            priority=request.priority,
+            resume=[ResumeChoice(index, ids) for index, ids in enumerate(self._token_ids) if ids] or None,
+        )
+
+    def _count(self, delta: Delta) -> None:
+        entry = self.entry
+        if not self.has_output:
+            self.has_output = True
+            entry.ttft_s = time.monotonic() - entry.opened_s
+        self._token_ids[delta.index] += delta.token_ids
+        entry.completion_tokens += len(delta.token_ids)
+
+    def _finish(self, finished: Finished) -> Finished | None:
+        is_news = finished.index not in self._finished
+        self._finished.add(finished.index)
+        self.has_output = True
+        if finished.last:
+            self.is_complete = True
+            self.entry.finish_reason = finished.reason
+            self.entry.queue_s = finished.timing.queue_s
+            self.entry.device_s += finished.timing.device_s
+            self._record_end(UsageStatus.OK, "", finished.usage)
+        return finished if is_news or finished.last else None

@@ -1,0 +1,92 @@
+"""The one stream of events behind every endpoint: admit, route, stream, resume, settle. Knows no wire format."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+from apps.accounts.caller import Caller
+from apps.core.errors import RequestTimeout, ServiceError, Unavailable
+from apps.inference import metrics
+from apps.inference.answer import Answer
+from apps.inference.clients.base import LinkLost, SlowConsumer
+from apps.inference.events import Event, Waiting
+from apps.inference.pool import get_pool
+from apps.inference.requests import GenerationRequest
+from apps.inference.router import Route, find_affinity
+from apps.registry import directory
+from apps.usage.entry import Entry
+from apps.usage.models import UsageStatus
+from apps.usage.recorder import recorder
+from gpu_worker.protocol import Failed
+
+
+async def generate(request: GenerationRequest) -> AsyncGenerator[Event, None]:
+    """Everything that comes of one request, in order; see `Event`.
+
+    Raises ServiceError: before Started nothing was produced, later it means a failure in the middle. A replica
+    that dies is replaced, and the answer goes on where it stopped. Closing the generator, or cancelling the task
+    that reads it, stops the request at the worker; in every case its usage is settled exactly once.
+    """
+    model = await directory.get_model(request.model, request.caller)
+    answer = Answer(request, model)
+    status = UsageStatus.ERROR
+    error: ServiceError | None = None
+    try:
+        async for event in _run(answer, Route(model, find_affinity(request))):
+            yield event
+        status = UsageStatus.OK
+    except SlowConsumer:
+        status, error = UsageStatus.CANCELLED, RequestTimeout("The answer was read too slowly.", code="client_too_slow")
+        raise error from None
+    except ServiceError as raised:
+        error = raised
+        raise
+    except (asyncio.CancelledError, GeneratorExit):
+        # A client that leaves after the last event has had everything.
+        status = UsageStatus.OK if answer.is_complete else UsageStatus.CANCELLED
+        raise
+    finally:
+        # Nothing is awaited here: a generator may also be closed by the garbage collector or with its event loop.
+        answer.close(status, error)
+
+
+async def _run(answer: Answer, route: Route) -> AsyncGenerator[Event, None]:
+    """Route, stream, and resume elsewhere until the answer is complete."""
+    while not answer.is_complete:
+        while isinstance(step := await route.next(), Waiting):
+            if not answer.has_started:
+                yield step
+        try:
+            stream = answer.submit_to(step)
+            while not answer.is_complete:
+                event = await stream.get()
+                if isinstance(event, Failed):
+                    route.leave(step, event)
+                    break
+                told = answer.take(event)
+                if answer.lacks_row:
+                    await _wait_until_durable(answer.entry)
+                if told is not None:
+                    yield told
+        except LinkLost:
+            metrics.FAILOVERS.labels(answer.entry.model_name).inc()
+            route.lose(has_started=answer.has_started)
+
+
+async def load(model: str, caller: Caller) -> AsyncGenerator[Waiting, None]:
+    """Have the model loaded: how far it is, as it goes; ends when a replica is ready. Raises ServiceError."""
+    route = Route(await directory.get_model(model, caller))
+    while isinstance(step := await route.next(), Waiting):
+        yield step
+
+
+async def shutdown() -> None:
+    """Hang up on every replica and write all usage. Called when the server stops, after its last request."""
+    await get_pool().close()
+    await asyncio.to_thread(recorder.close)
+
+
+async def _wait_until_durable(entry: Entry) -> None:
+    try:
+        await recorder.written(entry)
+    except TimeoutError:
+        raise Unavailable("Usage cannot be recorded at the moment. Try again later.", retry_after_s=5) from None

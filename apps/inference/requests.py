@@ -1,0 +1,34 @@
+"""One valid request for generation, whichever endpoint it came through."""
+
+from typing import Any
+
+import msgspec
+
+from apps.accounts.caller import Caller
+from gpu_worker.protocol import RequestKind
+
+
+class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What an endpoint hands to `generate()`: past this type only valid data exists.
+
+    `sampling` holds only what the client set, under the field names of `gpu_worker.protocol.Sampling`;
+    `generate()` lays it over the model's defaults and draws the seed where none is given.
+    """
+
+    id: str  # also the id of the usage row, and of the OpenAI object
+    caller: Caller
+    model: str  # as the client named it: name or name@revision
+    endpoint: str  # for usage: "chat.completions", "completions", "chat" ...
+    kind: RequestKind
+    messages: list[dict[str, Any]] | None = None
+    prompt: str | list[int] | None = None
+    sampling: dict[str, Any] = msgspec.field(default_factory=dict)
+    n: int = 1
+    stream: bool = False
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool = True
+    chat_template_kwargs: dict[str, Any] | None = None
+    continue_final_message: bool = False
+    echo: bool = False
+    priority: int = 0

@@ -1,0 +1,29 @@
+"""How a request's sampling values are completed from its model's defaults."""
+
+import logging
+from hashlib import blake2b
+
+import msgspec
+
+from apps.core.errors import InternalError
+from apps.inference.requests import GenerationRequest
+from apps.registry.directory import ModelSpec
+from gpu_worker.protocol import ModelInfo, Sampling
+
+logger = logging.getLogger(__name__)
+
+
+def resolve_sampling(request: GenerationRequest, model: ModelSpec, info: ModelInfo) -> Sampling:
+    """The request over the model's settings over the checkpoint's own over neutral values.
+
+    Where nobody gives a seed it follows from the request's id, which is random, so that an answer can be repeated by
+    who has its id. Raises InternalError when the model's settings hold a value of a wrong type.
+    """
+    seed = int.from_bytes(blake2b(request.id.encode(), digest_size=8).digest()) >> 1
+    values = {"seed": seed, **info.generation_defaults, **model.generation_defaults, **request.sampling}
+    try:
+        return msgspec.convert(values, Sampling)
+    except msgspec.ValidationError as error:
+        # What the client gave was checked before it became a GenerationRequest.
+        logger.error("generation defaults of model %s: %s", model.name, error)
+        raise InternalError(f"The generation defaults of the model '{model.name}' are not valid.") from error

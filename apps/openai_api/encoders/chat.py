@@ -1,0 +1,170 @@
+"""Events to the chat completion wire format: chunks of a stream, or their fold into one object.
+
+https://platform.openai.com/docs/api-reference/chat/object. Reasoning travels as `reasoning_content`, as DeepSeek,
+vLLM and transformers serve name it. Knows nothing of HTTP.
+"""
+
+import time
+from typing import Any
+
+from apps.core.http import encode_json
+from apps.inference.requests import GenerationRequest
+from apps.openai_api.encoders.parts import encode_finish_reason, encode_usage, make_fingerprint
+from gpu_worker.protocol import Delta, Finished, TokenLogprob, ToolCallDelta, Usage
+
+
+class ChatStreamEncoder:
+    """Turns each event of one request into the bytes of its server-sent events.
+
+    The constant part of a chunk is encoded once; a text delta then costs one string encoding:
+
+        data: {"id":…,"model":…,"choices":[{"index":0,"delta": | {"content":"…"} | ,"logprobs":null,…}]}
+        └────────────────── _open(index) ────────────────────┘                   └────── _close ──────┘
+    """
+
+    def __init__(self, request: GenerationRequest, *, include_usage: bool) -> None:
+        head = {
+            "id": request.id,
+            "object": "chat.completion.chunk",
+            "created": int(time.time()),
+            "model": request.model,
+            "system_fingerprint": make_fingerprint(request.model),
+        }
+        self._head = b"data: " + encode_json(head)[:-1]
+        self._n = request.n
+        self._include_usage = include_usage
+        self._opens = [self._head + b',"choices":[{"index":%d,"delta":' % index for index in range(request.n)]
+        # OpenAI: with include_usage every chunk but the last has a null usage, without it none has the key.
+        self._end = b'}],"usage":null}\n\n' if include_usage else b"}]}\n\n"
+        self._close = b',"logprobs":null,"finish_reason":null' + self._end
+
+    def encode_start(self) -> bytes:
+        """The first chunk of every choice: its role alone."""
+        return b"".join(open_ + b'{"role":"assistant"}' + self._close for open_ in self._opens)
+
+    def encode_delta(self, delta: Delta) -> bytes:
+        """One chunk; nothing while tokens have not become text and no logprobs are asked for."""
+        if delta.text and not delta.reasoning and delta.tool_calls is None and delta.logprobs is None:
+            return self._opens[delta.index] + b'{"content":' + encode_json(delta.text) + b"}" + self._close
+        piece = _make_delta(delta)
+        if delta.logprobs is None:
+            return self._opens[delta.index] + encode_json(piece) + self._close if piece else b""
+        logprobs = b',"logprobs":' + encode_json(_make_logprobs(delta.logprobs)) + b',"finish_reason":null'
+        return self._opens[delta.index] + encode_json(piece or {"content": ""}) + logprobs + self._end
+
+    def encode_finish(self, finished: Finished) -> bytes:
+        """The last chunk of a choice and, after the last choice, the usage chunk where one is asked for."""
+        reason = encode_json(encode_finish_reason(finished.reason))
+        chunk = self._opens[finished.index] + b'{},"logprobs":null,"finish_reason":' + reason + self._end
+        if finished.last and self._include_usage:
+            chunk += self._head + b',"choices":[],"usage":' + encode_json(encode_usage(finished.usage)) + b"}\n\n"
+        return chunk
+
+
+class ChatFold:
+    """Gathers the same events into one chat completion object."""
+
+    def __init__(self, request: GenerationRequest) -> None:
+        self._request = request
+        self._created = int(time.time())
+        self._choices = [_ChoiceFold(index) for index in range(request.n)]
+        self._usage = Usage()
+
+    def add_delta(self, delta: Delta) -> None:
+        """Append to its choice."""
+        self._choices[delta.index].add(delta)
+
+    def add_finish(self, finished: Finished) -> None:
+        """End a choice."""
+        self._choices[finished.index].finish_reason = encode_finish_reason(finished.reason)
+        if finished.last:
+            self._usage = finished.usage
+
+    def encode(self) -> bytes:
+        """The whole answer as JSON. To be called after the last event."""
+        return encode_json(
+            {
+                "id": self._request.id,
+                "object": "chat.completion",
+                "created": self._created,
+                "model": self._request.model,
+                "system_fingerprint": make_fingerprint(self._request.model),
+                "choices": [choice.make() for choice in self._choices],
+                "usage": encode_usage(self._usage),
+            }
+        )
+
+
+class _ChoiceFold:
+    """One choice in the making."""
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+        self._texts: list[str] = []
+        self._reasonings: list[str] = []
+        self._tool_calls: list[dict[str, Any]] = []
+        self._logprobs: list[TokenLogprob] | None = None
+        self.finish_reason: str | None = None
+
+    def add(self, delta: Delta) -> None:
+        self._texts.append(delta.text)
+        self._reasonings.append(delta.reasoning)
+        for piece in delta.tool_calls or ():
+            self._add_tool_call(piece)
+        if delta.logprobs is not None:
+            self._logprobs = (self._logprobs or []) + delta.logprobs
+
+    def make(self) -> dict[str, Any]:
+        text, reasoning = "".join(self._texts), "".join(self._reasonings)
+        # OpenAI: null beside tool calls when nothing was said.
+        message: dict[str, Any] = {"role": "assistant", "content": text or (None if self._tool_calls else "")}
+        message["refusal"] = None
+        if reasoning:
+            message["reasoning_content"] = reasoning
+        if self._tool_calls:
+            message["tool_calls"] = self._tool_calls
+        return {
+            "index": self._index,
+            "message": message,
+            "logprobs": None if self._logprobs is None else _make_logprobs(self._logprobs),
+            "finish_reason": self.finish_reason,
+        }
+
+    def _add_tool_call(self, piece: ToolCallDelta) -> None:
+        if piece.index == len(self._tool_calls):
+            function = {"name": piece.name, "arguments": ""}
+            self._tool_calls.append({"id": piece.id, "type": "function", "function": function})
+        self._tool_calls[piece.index]["function"]["arguments"] += piece.arguments
+
+
+def _make_delta(delta: Delta) -> dict[str, Any]:
+    piece: dict[str, Any] = {}
+    if delta.reasoning:
+        piece["reasoning_content"] = delta.reasoning
+    if delta.text:
+        piece["content"] = delta.text
+    if delta.tool_calls:
+        piece["tool_calls"] = [_make_tool_call(call) for call in delta.tool_calls]
+    return piece
+
+
+def _make_tool_call(call: ToolCallDelta) -> dict[str, Any]:
+    if call.name is None:
+        return {"index": call.index, "function": {"arguments": call.arguments}}
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"index": call.index, "id": call.id, "type": "function", "function": function}
+
+
+def _make_logprobs(logprobs: list[TokenLogprob]) -> dict[str, Any]:
+    content = [
+        {
+            "token": token.token,
+            "logprob": token.logprob,
+            "bytes": list(token.bytes),
+            "top_logprobs": [
+                {"token": top.token, "logprob": top.logprob, "bytes": list(top.bytes)} for top in token.top
+            ],
+        }
+        for token in logprobs
+    ]
+    return {"content": content, "refusal": None}

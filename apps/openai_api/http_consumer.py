@@ -1,0 +1,176 @@
+"""The HTTP side of the generating endpoints: a request in, cancellation when the client leaves, one answer out.
+
+Knows nothing of models. These consumers answer without Django's handler, which would hold a thread and a database
+connection for as long as a stream is open.
+"""
+
+import asyncio
+import logging
+from typing import Any, cast
+
+from channels.consumer import AsyncConsumer
+from django.conf import settings
+
+from apps.core.errors import MethodNotAllowed, PayloadTooLarge, ServiceError, Unavailable, UnsupportedMediaType
+from apps.core.http import (
+    JSON_HEADER,
+    SSE_HEADERS,
+    encode_error,
+    encode_sse_comment,
+    encode_sse_error,
+    get_error_headers,
+    make_internal_error,
+)
+from apps.core.middleware import Message, Receive, Scope, Send, get_header
+
+WATCH_AFTER_S = 0.05  # an answer that is complete by then needs no task that waits for the client to leave
+
+logger = logging.getLogger(__name__)
+
+
+class HttpConsumer(AsyncConsumer):
+    """One POST request. Subclasses answer it in `respond`, with `send_json` or with the SSE methods.
+
+    Channels' own dispatch is replaced: it reads the next message only after the last one is dealt with, so that it
+    would see neither a disconnect during a generation nor a shutdown of the server.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self._send = send
+        self._started = False
+        self._keepalive: asyncio.TimerHandle | None = None
+        self._comments: set[asyncio.Task[None]] = set()
+        try:
+            if scope["method"] != "POST":
+                raise MethodNotAllowed(f"Use POST, not {scope['method']}.")
+            await self.check_access()
+            body = await read_body(scope, receive)
+            await self._respond_until_disconnect(receive, body)
+        except ServiceError as error:
+            await self._send_failure(error)
+        except asyncio.CancelledError:
+            # The server stops and has waited long enough: the client learns why its answer ends here.
+            await self._send_failure(Unavailable("The server is stopping. Try again in a moment.", retry_after_s=2))
+            raise
+        except Exception:
+            # The edge of the request: nothing above could answer the client.
+            logger.exception("request %s failed", scope.get("request_id"))
+            await self._send_failure(make_internal_error())
+        finally:
+            self._stop_keepalive()
+
+    async def check_access(self) -> None:
+        """Runs before the body is read: who is not let in cannot make the server read 32 MB."""
+
+    async def respond(self, body: bytes) -> None:
+        """Answer. Raises ServiceError: an HTTP status before the first byte, an error event after it."""
+        raise NotImplementedError
+
+    async def send_json(self, body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> None:
+        """The whole response."""
+        pairs = [JSON_HEADER, (b"content-length", b"%d" % len(body))]
+        pairs += [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+        self._started = True
+        await self._send({"type": "http.response.start", "status": status, "headers": pairs})
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def start_sse(self) -> None:
+        """Send status and headers, and from now on a comment whenever nothing was written for a while."""
+        if self._started:
+            return
+        self._started = True
+        await self._send({"type": "http.response.start", "status": 200, "headers": SSE_HEADERS})
+        self._loop = asyncio.get_running_loop()
+        self._last_write = self._loop.time()
+        self._keepalive = self._loop.call_later(settings.SSE_KEEPALIVE_S, self._send_keepalive)
+
+    async def write_sse(self, events: bytes) -> None:
+        """Whole events. Returns when the connection has room again."""
+        self._last_write = self._loop.time()
+        await self._send({"type": "http.response.body", "body": events, "more_body": True})
+
+    async def finish_sse(self, events: bytes) -> None:
+        """The last events of the stream."""
+        self._stop_keepalive()
+        await self._send({"type": "http.response.body", "body": events, "more_body": False})
+
+    async def _respond_until_disconnect(self, receive: Receive, body: bytes) -> None:
+        task = cast(asyncio.Task[Any], asyncio.current_task())
+        watchers: list[asyncio.Task[None]] = []
+
+        def watch() -> None:
+            watchers.append(asyncio.create_task(_cancel_on_disconnect(receive, task)))
+
+        timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, watch)
+        try:
+            await self.respond(body)
+        except asyncio.CancelledError:
+            if not any(watcher.done() for watcher in watchers):
+                raise  # the server is stopping
+            task.uncancel()  # the client is gone: there is nobody to answer, and nothing went wrong
+        finally:
+            timer.cancel()
+            for watcher in watchers:
+                watcher.cancel()
+
+    async def _send_failure(self, error: ServiceError) -> None:
+        if self._started:
+            await self.finish_sse(encode_sse_error(error))
+        else:
+            headers = get_error_headers(error)
+            if isinstance(error, MethodNotAllowed):
+                headers["allow"] = "POST"
+            if isinstance(error, PayloadTooLarge):
+                headers["connection"] = "close"  # the rest of the body stays unread
+            await self.send_json(encode_error(error), error.status, headers)
+
+    def _send_keepalive(self) -> None:
+        idle_s = self._loop.time() - self._last_write
+        if idle_s >= settings.SSE_KEEPALIVE_S:
+            task = self._loop.create_task(self.write_sse(encode_sse_comment("keep-alive")))
+            self._comments.add(task)
+            task.add_done_callback(self._comments.discard)
+            idle_s = 0.0
+        self._keepalive = self._loop.call_later(settings.SSE_KEEPALIVE_S - idle_s, self._send_keepalive)
+
+    def _stop_keepalive(self) -> None:
+        if self._keepalive is not None:
+            self._keepalive.cancel()
+        for task in self._comments:
+            task.cancel()
+
+
+async def read_body(scope: Scope, receive: Receive) -> bytes:
+    """The request's JSON text. Raises UnsupportedMediaType, and PayloadTooLarge before it has read too much."""
+    _check_content_type(get_header(scope, b"content-type"))
+    limit = settings.MAX_BODY_BYTES
+    declared = get_header(scope, b"content-length")
+    if declared is not None and declared.isdigit() and int(declared) > limit:
+        raise _make_too_large(limit)
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message: Message = await receive()  # after a disconnect: nothing more, and nobody reads what is answered
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > limit:
+            raise _make_too_large(limit)
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+async def _cancel_on_disconnect(receive: Receive, task: asyncio.Task[Any]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    task.cancel()
+
+
+def _check_content_type(given: bytes | None) -> None:
+    kind = (given or b"application/json").split(b";")[0].strip().lower()
+    if kind != b"application/json" and not kind.endswith(b"+json"):
+        raise UnsupportedMediaType(f"Send the body as application/json, not {kind.decode('latin-1')}.")
+
+
+def _make_too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"The body is larger than {limit} bytes.")

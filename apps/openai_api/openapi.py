@@ -1,0 +1,86 @@
+"""The OpenAPI document of what drf-spectacular cannot see: the generating endpoints, from their msgspec structs."""
+
+from typing import Any
+
+import msgspec
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
+
+from apps.openai_api.schemas.chat import ChatBody
+from apps.openai_api.schemas.completions import CompletionBody
+from apps.openai_api.schemas.load import LoadBody
+
+MODEL_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string"},
+        "object": {"type": "string", "enum": ["model"]},
+        "created": {"type": "integer", "description": "Unix time in seconds"},
+        "owned_by": {"type": "string"},
+        "context_length": {"type": ["integer", "null"], "description": "Tokens, prompt and answer together"},
+    },
+}
+MODEL_LIST_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "object": {"type": "string", "enum": ["list"]},
+        "data": {"type": "array", "items": MODEL_SCHEMA},
+    },
+}
+ERROR_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "error": {
+            "type": "object",
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+_OPERATIONS: dict[str, tuple[type[msgspec.Struct], str, str]] = {
+    "/v1/chat/completions": (ChatBody, "create_chat_completion", "A chat completion, whole or as a stream of chunks."),
+    "/v1/completions": (CompletionBody, "create_completion", "Text completions of one or several prompts."),
+    "/load_model": (LoadBody, "load_model", "Have a model loaded; its progress as server-sent events."),
+}
+_REF = "#/components/schemas/{name}"
+
+
+class CallerAuthenticationScheme(OpenApiAuthenticationExtension):
+    """How a request shows whose it is."""
+
+    target_class = "apps.accounts.auth.CallerAuthentication"
+    name = "api_key"
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, Any]:
+        """A bearer token: the API key."""
+        return {"type": "http", "scheme": "bearer"}
+
+
+def add_generating_endpoints(result: dict[str, Any], **_: Any) -> dict[str, Any]:
+    """drf-spectacular's post-processing hook."""
+    bodies = [body for body, _id, _summary in _OPERATIONS.values()]
+    references, components = msgspec.json.schema_components(bodies, ref_template=_REF)
+    schemas = result.setdefault("components", {}).setdefault("schemas", {})
+    schemas.update(components, Error=ERROR_SCHEMA)
+    for (path, (_body, operation_id, summary)), reference in zip(_OPERATIONS.items(), references, strict=True):
+        result["paths"][path] = {"post": _make_operation(operation_id, summary, reference)}
+    return result
+
+
+def _make_operation(operation_id: str, summary: str, body: dict[str, Any]) -> dict[str, Any]:
+    stream = {"text/event-stream": {"schema": {"type": "string"}}}
+    answer = stream if operation_id == "load_model" else {"application/json": {"schema": {"type": "object"}}, **stream}
+    failure = {"application/json": {"schema": {"$ref": _REF.format(name="Error")}}}
+    return {
+        "operationId": operation_id,
+        "summary": summary,
+        "security": [{"api_key": []}],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+        "responses": {
+            "200": {"description": "The answer", "content": answer},
+            "default": {"description": "An error", "content": failure},
+        },
+    }

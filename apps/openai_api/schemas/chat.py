@@ -1,0 +1,172 @@
+"""The body of POST /v1/chat/completions: decoded, checked, and turned into a GenerationRequest.
+
+https://platform.openai.com/docs/api-reference/chat/create, with the extensions of vLLM and transformers serve.
+"""
+
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+from django.conf import settings
+from msgspec import Meta
+
+from apps.accounts.caller import Caller
+from apps.core.errors import InvalidRequest, UnsupportedParameter
+from apps.core.ids import new_chat_completion_id
+from apps.inference.requests import GenerationRequest
+from apps.openai_api.parameters import CHAT_NEUTRAL, check_fields
+from apps.openai_api.schemas.fields import Count, SamplingFields, StreamOptions, check_token_limits, decode_body
+from apps.openai_api.schemas.generation_config import read_generation_config
+from apps.openai_api.schemas.messages import Message, Tool, convert_messages, convert_tools
+from apps.openai_api.schemas.responses_shape import InputItem, convert_input
+
+# What the template's caller sets itself: a request may not put its own under these names.
+_RESERVED_TEMPLATE_KWARGS = frozenset(
+    [
+        "messages",
+        "conversation",
+        "tools",
+        "chat_template",
+        "tokenize",
+        "add_generation_prompt",
+        "continue_final_message",
+        "return_dict",
+        "return_tensors",
+        "tokenizer_kwargs",
+        "padding",
+        "truncation",
+        "max_length",
+    ]
+)
+
+
+class ChatBody(SamplingFields, frozen=True, kw_only=True):
+    """The honoured fields. The others are in `parameters.py`."""
+
+    model: str | None = None
+    messages: list[Message] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_completion_tokens: Count | None = None
+    n: Annotated[int, Meta(ge=1, le=128)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    tools: list[Tool] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: str | None = None
+    enable_thinking: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    continue_final_message: bool | None = None
+    generation_config: str | dict[str, Any] | None = None
+    # The shape of the Responses API, which Cursor posts here at times.
+    input: str | list[InputItem] | None = None
+    instructions: str | None = None
+    max_output_tokens: Count | None = None
+
+
+HONOURED = frozenset(ChatBody.__struct_fields__)
+_raw_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_decoder = msgspec.json.Decoder(ChatBody)
+
+
+class ChatCall(NamedTuple):
+    """A valid request and how its answer is to be written."""
+
+    request: GenerationRequest
+    include_usage: bool
+
+
+def parse_chat(body: bytes, caller: Caller) -> ChatCall:
+    """Raises InvalidRequest or UnsupportedParameter with `param`. Pure: which models exist is asked later."""
+    raw = decode_body(_raw_decoder, body)
+    chat = decode_body(_decoder, body)
+    _check_template_fields(raw, chat)
+    check_fields(raw, HONOURED, CHAT_NEUTRAL)
+    tools = convert_tools(chat.tools)
+    options = chat.stream_options
+    return ChatCall(
+        GenerationRequest(
+            id=new_chat_completion_id(),
+            caller=caller,
+            model=read_model(chat.model),
+            endpoint="chat.completions",
+            kind="chat",
+            messages=_read_messages(chat),
+            sampling=_read_sampling(chat),
+            n=chat.n or 1,
+            stream=bool(chat.stream),
+            tools=tools,
+            tool_choice=_read_tool_choice(chat.tool_choice) if tools else None,
+            parallel_tool_calls=chat.parallel_tool_calls is not False,
+            chat_template_kwargs=_read_template_kwargs(chat),
+            continue_final_message=bool(chat.continue_final_message),
+        ),
+        include_usage=bool(options and options.include_usage),
+    )
+
+
+def read_model(given: str | None) -> str:
+    """The model's name; the forced one where none is given and the server has one."""
+    model = given or settings.FORCE_MODEL
+    if not model:
+        raise InvalidRequest("You must name a model in 'model'. GET /v1/models lists yours.", param="model")
+    return model
+
+
+def _read_messages(chat: ChatBody) -> list[dict[str, Any]]:
+    if chat.messages is not None:
+        if chat.input is not None or chat.instructions is not None:
+            raise InvalidRequest("Send either 'messages' or 'input' with 'instructions'.", param="input")
+        return convert_messages(chat.messages)
+    if chat.input is not None:
+        return convert_messages(convert_input(chat.input, chat.instructions))
+    raise InvalidRequest("'messages' is required.", param="messages")
+
+
+def _read_sampling(chat: ChatBody) -> dict[str, Any]:
+    sampling = read_generation_config(chat.generation_config) if chat.generation_config else {}
+    sampling |= chat.to_sampling()
+    max_tokens = chat.max_completion_tokens or chat.max_output_tokens
+    if max_tokens is not None:
+        sampling["max_tokens"] = max_tokens
+    check_token_limits(sampling)
+    if chat.logprobs:
+        sampling["top_logprobs"] = chat.top_logprobs or 0
+    elif chat.top_logprobs:
+        raise InvalidRequest("'top_logprobs' needs 'logprobs' to be true.", param="top_logprobs")
+    return sampling
+
+
+def _read_tool_choice(given: str | dict[str, Any] | None) -> str | None:
+    match given:
+        case None | "auto" | "none":
+            return given
+        case "required" | dict():
+            raise UnsupportedParameter(
+                '\'tool_choice\' can be "auto" or "none" here: calls cannot be enforced.', param="tool_choice"
+            )
+    raise InvalidRequest(f"'tool_choice' cannot be {given!r}.", param="tool_choice")
+
+
+def _read_template_kwargs(chat: ChatBody) -> dict[str, Any] | None:
+    kwargs = dict(chat.chat_template_kwargs or {})
+    if reserved := sorted(_RESERVED_TEMPLATE_KWARGS & kwargs.keys()):
+        param = f"chat_template_kwargs.{reserved[0]}"
+        raise InvalidRequest(f"'{param}' is set by the server.", param=param)
+    if chat.reasoning_effort == "none":
+        kwargs["enable_thinking"] = False
+    elif chat.reasoning_effort not in (None, "medium"):
+        raise UnsupportedParameter(
+            '\'reasoning_effort\' can be "none" or "medium" here. A model whose chat template knows levels takes '
+            "them in 'chat_template_kwargs'.",
+            param="reasoning_effort",
+        )
+    if chat.enable_thinking is not None:
+        kwargs["enable_thinking"] = chat.enable_thinking
+    return kwargs or None
+
+
+def _check_template_fields(raw: dict[str, msgspec.Raw], chat: ChatBody) -> None:
+    # vLLM's clients send add_generation_prompt=false together with continue_final_message=true: it says the same.
+    if chat.continue_final_message:
+        raw.pop("add_generation_prompt", None)

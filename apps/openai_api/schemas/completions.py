@@ -1,0 +1,110 @@
+"""The body of POST /v1/completions: decoded, checked, and turned into one GenerationRequest for each prompt.
+
+https://platform.openai.com/docs/api-reference/completions/create, with the extensions of vLLM.
+"""
+
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+from msgspec import Meta
+
+from apps.accounts.caller import Caller
+from apps.core.errors import InvalidRequest, UnsupportedParameter
+from apps.core.ids import new_completion_id
+from apps.inference.requests import GenerationRequest
+from apps.openai_api.parameters import COMPLETION_NEUTRAL, check_fields
+from apps.openai_api.schemas.chat import read_model
+from apps.openai_api.schemas.fields import (
+    NonNegative,
+    SamplingFields,
+    StreamOptions,
+    check_token_limits,
+    decode_body,
+)
+from apps.openai_api.schemas.generation_config import read_generation_config
+
+MAX_CHOICES = 128  # prompts times n
+DEFAULT_MAX_TOKENS = 16  # OpenAI's, of this endpoint alone
+
+TokenIds = list[NonNegative]
+
+
+class CompletionBody(SamplingFields, frozen=True, kw_only=True):
+    """The honoured fields. The others are in `parameters.py`."""
+
+    prompt: str | list[str | NonNegative | TokenIds]
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
+    logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
+    echo: bool | None = None
+    generation_config: str | dict[str, Any] | None = None
+
+
+HONOURED = frozenset(CompletionBody.__struct_fields__)
+_raw_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_decoder = msgspec.json.Decoder(CompletionBody)
+
+
+class CompletionCall(NamedTuple):
+    """A valid request and how its answer is to be written. The requests differ in id and prompt only."""
+
+    id: str
+    requests: list[GenerationRequest]
+    include_usage: bool
+
+
+def parse_completion(body: bytes, caller: Caller) -> CompletionCall:
+    """Raises InvalidRequest or UnsupportedParameter with `param`. Pure: which models exist is asked later."""
+    raw = decode_body(_raw_decoder, body)
+    completion = decode_body(_decoder, body)
+    check_fields(raw, HONOURED, COMPLETION_NEUTRAL)
+    prompts = _read_prompts(completion.prompt)
+    n = completion.n or 1
+    if len(prompts) * n > MAX_CHOICES:
+        raise InvalidRequest(f"Prompts times 'n' may be {MAX_CHOICES} at most.", param="prompt")
+    model, sampling = read_model(completion.model), _read_sampling(completion)
+    call_id = new_completion_id()
+    requests = [
+        GenerationRequest(
+            id=call_id if len(prompts) == 1 else f"{call_id}-{position}",
+            caller=caller,
+            model=model,
+            endpoint="completions",
+            kind="completion",
+            prompt=prompt,
+            sampling=sampling,
+            n=n,
+            stream=bool(completion.stream),
+            echo=bool(completion.echo),
+        )
+        for position, prompt in enumerate(prompts)
+    ]
+    options = completion.stream_options
+    return CompletionCall(call_id, requests, include_usage=bool(options and options.include_usage))
+
+
+def _read_prompts(given: str | list[Any]) -> list[str | list[int]]:
+    """One prompt for each text or list of token ids."""
+    if isinstance(given, str):
+        return [given]
+    kinds = {type(item) for item in given}
+    if len(kinds) != 1 or [] in given:
+        raise InvalidRequest(
+            "'prompt' must be a text, a list of texts, a list of token ids, or a list of such lists.", param="prompt"
+        )
+    return [given] if kinds == {int} else given
+
+
+def _read_sampling(completion: CompletionBody) -> dict[str, Any]:
+    sampling: dict[str, Any] = {"max_tokens": DEFAULT_MAX_TOKENS}
+    if completion.generation_config:
+        sampling |= read_generation_config(completion.generation_config)
+    sampling |= completion.to_sampling()
+    check_token_limits(sampling)
+    if completion.logprobs is not None:
+        if completion.echo:
+            raise UnsupportedParameter("'logprobs' of an echoed prompt are not supported.", param="logprobs")
+        sampling["top_logprobs"] = completion.logprobs
+    return sampling

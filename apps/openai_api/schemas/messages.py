@@ -1,0 +1,150 @@
+"""Messages and tools as clients send them, and the one form in which the worker gets them.
+
+Tolerant where clients are known to differ: developer messages, content as parts, tools in the flat form of the
+Responses API, fields that a client echoes back from an earlier answer. What carries meaning that would be lost,
+an image for one, is refused.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from apps.core.errors import InvalidRequest, UnsupportedParameter
+
+_TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
+
+
+class Part(Struct, frozen=True):
+    """One piece of a content list."""
+
+    type: str
+    text: str | None = None
+    refusal: str | None = None
+
+
+class CalledFunction(Struct, frozen=True):
+    """The function of a tool call. `arguments` is JSON; some clients send the object itself."""
+
+    name: str
+    arguments: str | dict[str, Any] = "{}"
+
+
+class ToolCall(Struct, frozen=True):
+    """A call that the assistant made in an earlier turn."""
+
+    function: CalledFunction
+    id: str | None = None
+    type: str | None = None
+
+
+class Message(Struct, frozen=True):
+    """One turn. Unknown fields are ignored: clients send back whatever an answer held."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[Part] | None = None
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
+    refusal: str | None = None
+    function_call: Any = None
+    audio: Any = None
+
+
+class FunctionSpec(Struct, frozen=True):
+    """What the model is told of a function. `strict` is accepted; arguments are not constrained."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Struct, frozen=True):
+    """{"type": "function", "function": {…}}, or the flat form of the Responses API."""
+
+    type: str = "function"
+    function: FunctionSpec | None = None
+    name: str | None = None
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+def convert_messages(messages: list[Message]) -> list[dict[str, Any]]:
+    """The worker's form: role, text content, and what its chat template may use. Raises InvalidRequest."""
+    if not messages:
+        raise InvalidRequest("'messages' must hold at least one message.", param="messages")
+    return [_convert_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
+
+
+def convert_tools(tools: list[Tool] | None) -> list[dict[str, Any]] | None:
+    """The nested OpenAI form; None for no tools. Raises InvalidRequest."""
+    if not tools:
+        return None
+    return [_convert_tool(tool, f"tools[{index}]") for index, tool in enumerate(tools)]
+
+
+def _convert_message(message: Message, path: str) -> dict[str, Any]:
+    for name in ("function_call", "audio"):
+        if getattr(message, name) is not None:
+            raise UnsupportedParameter(f"'{path}.{name}' is not supported here.", param=f"{path}.{name}")
+    # Chat templates know no developer: it is OpenAI's newer name for system.
+    role = "system" if message.role == "developer" else message.role
+    converted: dict[str, Any] = {"role": role, "content": _join_content(message, path)}
+    if message.name is not None:
+        converted["name"] = message.name
+    if message.tool_call_id is not None:
+        converted["tool_call_id"] = message.tool_call_id
+    if message.reasoning_content is not None:
+        converted["reasoning_content"] = message.reasoning_content
+    if message.tool_calls:
+        converted["tool_calls"] = [_convert_tool_call(call) for call in message.tool_calls]
+    return converted
+
+
+def _join_content(message: Message, path: str) -> str:
+    content = message.content
+    if isinstance(content, str):
+        return content
+    if content is None:
+        if message.role == "assistant" and (message.tool_calls or message.refusal or message.reasoning_content):
+            return message.refusal or ""
+        raise InvalidRequest(f"'{path}.content' is required.", param=f"{path}.content")
+    return "\n".join(_read_part(part, f"{path}.content[{index}]") for index, part in enumerate(content))
+
+
+def _read_part(part: Part, path: str) -> str:
+    if part.type == "refusal" and part.refusal is not None:
+        return part.refusal
+    if part.type not in _TEXT_PARTS:
+        raise UnsupportedParameter(f"'{path}': parts of type '{part.type}' are not supported, only text.", param=path)
+    if part.text is None:
+        raise InvalidRequest(f"'{path}.text' is required.", param=f"{path}.text")
+    return part.text
+
+
+def _convert_tool_call(call: ToolCall) -> dict[str, Any]:
+    arguments = call.function.arguments
+    if not isinstance(arguments, str):
+        arguments = msgspec.json.encode(arguments).decode()
+    converted = {"type": "function", "function": {"name": call.function.name, "arguments": arguments}}
+    return converted if call.id is None else {"id": call.id, **converted}
+
+
+def _convert_tool(tool: Tool, path: str) -> dict[str, Any]:
+    if tool.type != "function":
+        raise UnsupportedParameter(f"'{path}': tools of type '{tool.type}' are not supported.", param=f"{path}.type")
+    spec = tool.function
+    if spec is None:
+        if tool.name is None:
+            raise InvalidRequest(f"'{path}.function' is required.", param=f"{path}.function")
+        spec = FunctionSpec(name=tool.name, description=tool.description, parameters=tool.parameters)
+    if not spec.name:
+        raise InvalidRequest(f"'{path}.function.name' is empty.", param=f"{path}.function.name")
+    function: dict[str, Any] = {"name": spec.name}
+    if spec.description is not None:
+        function["description"] = spec.description
+    function["parameters"] = spec.parameters or {"type": "object", "properties": {}}
+    return {"type": "function", "function": function}

@@ -1,0 +1,36 @@
+"""Which path is answered by what: `consumers` by plain ASGI, `urlpatterns` by Django.
+
+Every path of the API is there with and without /v1: clients differ in what they take a base URL for.
+"""
+
+from django.urls import URLPattern, path, re_path
+from drf_spectacular.views import SpectacularJSONAPIView
+
+from apps.core.middleware import ASGIApp
+from apps.openai_api.consumers import ChatCompletionsConsumer, CompletionsConsumer, LoadModelConsumer
+from apps.openai_api.views import ModelListView, ModelView, health, ready, unknown_path
+
+_chat: ASGIApp = ChatCompletionsConsumer.as_asgi()
+_completions: ASGIApp = CompletionsConsumer.as_asgi()
+_load_model: ASGIApp = LoadModelConsumer.as_asgi()
+
+consumers: dict[str, ASGIApp] = {
+    "v1/chat/completions": _chat,
+    "v1/completions": _completions,
+    "chat/completions": _chat,
+    "completions": _completions,
+    "load_model": _load_model,
+    "v1/load_model": _load_model,
+}
+
+urlpatterns: list[URLPattern] = [
+    path("v1/models", ModelListView.as_view(), name="models"),
+    path("v1/models/<path:model_id>", ModelView.as_view(), name="model"),
+    path("models", ModelListView.as_view(schema=None)),
+    path("models/<path:model_id>", ModelView.as_view(schema=None)),
+    path("health", health, name="health"),
+    path("v1/health", health),
+    path("ready", ready, name="ready"),
+    path("schema", SpectacularJSONAPIView.as_view(authentication_classes=[], permission_classes=[]), name="schema"),
+    re_path(r"^v1(?:/|$)", unknown_path),
+]

@@ -1,0 +1,77 @@
+"""The part of the API that generates nothing: models and health. DRF, behind Django's usual handler."""
+
+import logging
+from typing import Any
+
+from asgiref.sync import async_to_sync
+from django.db import DatabaseError, connection
+from django.http import HttpRequest, JsonResponse
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_safe
+from drf_spectacular.utils import OpenApiResponse, extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from apps.accounts.auth import get_caller
+from apps.core.errors import NotFound, Unavailable
+from apps.openai_api.openapi import MODEL_LIST_SCHEMA, MODEL_SCHEMA
+from apps.registry.directory import ModelSpec, get_model, list_models
+
+logger = logging.getLogger(__name__)
+
+
+class ModelListView(APIView):
+    """GET /v1/models"""
+
+    @extend_schema(operation_id="list_models", responses={200: OpenApiResponse(MODEL_LIST_SCHEMA)})
+    def get(self, request: Request) -> Response:
+        """The models that the caller's team may use."""
+        specs = async_to_sync(list_models)(get_caller(request))
+        return Response({"object": "list", "data": [describe_model(spec) for spec in specs]})
+
+
+class ModelView(APIView):
+    """GET /v1/models/{id}, where the id may hold slashes"""
+
+    @extend_schema(operation_id="get_model", responses={200: OpenApiResponse(MODEL_SCHEMA)})
+    def get(self, request: Request, model_id: str) -> Response:
+        """One model; 404 for one that does not exist or is not for the caller's team."""
+        return Response(describe_model(async_to_sync(get_model)(model_id, get_caller(request))))
+
+
+def describe_model(spec: ModelSpec) -> dict[str, Any]:
+    """OpenAI's model object, with the context length where it is known."""
+    return {
+        "id": spec.name,
+        "object": "model",
+        "created": spec.created,
+        "owned_by": spec.owned_by,
+        "context_length": spec.context_length,
+    }
+
+
+@require_safe
+def health(request: HttpRequest) -> JsonResponse:
+    """The process answers. Asked by process supervisors and by `transformers chat`."""
+    return JsonResponse({"status": "ok"})
+
+
+@require_safe
+def ready(request: HttpRequest) -> JsonResponse:
+    """The process can serve: its database answers too. Asked by load balancers."""
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    except DatabaseError:
+        logger.exception("the database does not answer")
+        error = Unavailable("The database does not answer.")
+        return JsonResponse(error.as_dict(), status=error.status)
+    return JsonResponse({"status": "ok"})
+
+
+@csrf_exempt
+def unknown_path(request: HttpRequest) -> JsonResponse:
+    """Everything below /v1 that does not exist, as the OpenAI error object."""
+    error = NotFound(f"There is no {request.method} {request.path} here.")
+    return JsonResponse(error.as_dict(), status=error.status)

@@ -1,0 +1,214 @@
+"""The web processes' view of models and replicas: a snapshot in memory, at most a second old. It changes nothing.
+
+A request for an unknown or invisible model is answered from the snapshot alone; the database is asked once a second,
+whatever the load, and not at all while nobody asks.
+"""
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.conf import settings
+from django.db import DatabaseError
+from django.db.models import IntegerField, OuterRef, Subquery
+from django.db.models.fields.json import KeyTextTransform
+from django.db.models.functions import Cast
+
+from apps.accounts.caller import Caller
+from apps.core.db import run_db
+from apps.core.errors import InvalidRequest, ModelNotFound
+from apps.registry import services
+from apps.registry.access import may_use
+from apps.registry.models import HostedModel, Replica, ReplicaState
+from apps.registry.states import LIVE_STATES
+
+logger = logging.getLogger(__name__)
+
+MAX_AGE_S = 1.0
+MAX_AGE_WITHOUT_DATABASE_S = 60.0  # streams and new requests outlive a short outage of the database
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A model as clients may name it."""
+
+    id: int
+    name: str
+    source: str
+    revision: str
+    owned_by: str
+    created: int  # Unix seconds
+    team_ids: frozenset[int]  # empty: everybody's
+    generation_defaults: dict[str, Any]
+    chat_template_kwargs: dict[str, Any]
+    max_model_len: int | None
+    context_length: int | None  # what its latest replica had, where the settings name none; None: never loaded
+    max_num_seqs: int
+    min_replicas: int
+    max_replicas: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaAddress:
+    """A replica that is not stopped. `url` is empty until its process has been started."""
+
+    id: str
+    model_id: int
+    url: str
+    token: str = field(repr=False)
+    state: str
+    progress: float
+    stage: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    taken_s: float
+    generation: int
+    models: dict[str, ModelSpec]
+    replicas: dict[int, list[ReplicaAddress]]
+
+
+class _SnapshotCache:
+    """The snapshot, and who is fetching the next one. One for the process, used from any event loop."""
+
+    def __init__(self) -> None:
+        self._snapshot: _Snapshot | None = None
+        self._generation = 0
+        self._refreshes: dict[tuple[int, int], asyncio.Task[_Snapshot]] = {}
+
+    def invalidate(self) -> None:
+        self._generation += 1
+
+    async def get(self) -> _Snapshot:
+        snapshot = self._snapshot
+        if snapshot is not None and self._is_younger(snapshot, MAX_AGE_S) and snapshot.generation == self._generation:
+            return snapshot
+        # One query for all who wait for the same generation. A task belongs to its loop, and tests run many.
+        slot = (id(asyncio.get_running_loop()), self._generation)
+        task = self._refreshes.get(slot)
+        if task is None:
+            task = self._refreshes[slot] = asyncio.create_task(self._refresh(self._generation))
+            task.add_done_callback(lambda _: self._refreshes.pop(slot, None))
+        return await asyncio.shield(task)  # who came first may leave: the others still wait
+
+    async def _refresh(self, generation: int) -> _Snapshot:
+        try:
+            snapshot = await run_db(_take_snapshot, generation)
+        except DatabaseError:
+            old = self._snapshot
+            if old is None or not self._is_younger(old, MAX_AGE_WITHOUT_DATABASE_S):
+                raise
+            logger.exception("the database does not answer: serving the models known before")
+            return old
+        self._snapshot = snapshot
+        return snapshot
+
+    def _is_younger(self, snapshot: _Snapshot, age_s: float) -> bool:
+        return time.monotonic() - snapshot.taken_s < age_s
+
+
+_cache = _SnapshotCache()
+
+
+async def get_model(name: str, caller: Caller) -> ModelSpec:
+    """The model that this caller means by `name` or `name@revision`.
+
+    Raises ModelNotFound for one that is unknown, disabled or another team's, and InvalidRequest (param "model") where
+    FORCE_MODEL pins the server to another name.
+    """
+    base, _, revision = name.partition("@")
+    if settings.FORCE_MODEL and base != settings.FORCE_MODEL:
+        raise InvalidRequest(f"This server serves the model '{settings.FORCE_MODEL}' only.", param="model")
+    spec = (await _cache.get()).models.get(base)
+    if spec is None or not may_use(caller, enabled=True, team_ids=spec.team_ids):
+        raise ModelNotFound(f"The model '{name}' does not exist or you do not have access to it.", param="model")
+    if revision and revision != (spec.revision or "main"):
+        raise ModelNotFound(
+            f"The model '{base}' is hosted at revision '{spec.revision or 'main'}', not '{revision}'.", param="model"
+        )
+    return spec
+
+
+async def list_models(caller: Caller) -> list[ModelSpec]:
+    """What this caller may use, by name."""
+    specs = (await _cache.get()).models.values()
+    return [
+        spec
+        for spec in specs
+        if may_use(caller, enabled=True, team_ids=spec.team_ids)
+        and (not settings.FORCE_MODEL or spec.name == settings.FORCE_MODEL)
+    ]
+
+
+async def get_replicas(model_id: int) -> list[ReplicaAddress]:
+    """The model's replicas in every state but stopped, newest first."""
+    return list((await _cache.get()).replicas.get(model_id, ()))
+
+
+async def request_replica(model_id: int) -> None:
+    """Have at least one replica started. Idempotent, and free while the snapshot shows one.
+
+    Raises Unavailable when no machine can run it, ModelNotFound when the model is gone.
+    """
+    if not any(replica.state in LIVE_STATES for replica in await get_replicas(model_id)):
+        await run_db(services.request_replica, model_id=model_id)
+        invalidate()
+
+
+def invalidate() -> None:
+    """The next question is answered by the database. From any thread."""
+    _cache.invalidate()
+
+
+def _take_snapshot(generation: int) -> _Snapshot:
+    """Three queries, on a database thread."""
+    taken_s = time.monotonic()
+    length = Cast(KeyTextTransform("max_model_len", "info"), IntegerField())
+    loaded = Replica.objects.filter(model=OuterRef("pk"), ready_at__isnull=False).order_by("-ready_at")
+    models = (
+        HostedModel.objects.filter(enabled=True)
+        .annotate(loaded_model_len=Subquery(loaded.annotate(length=length).values("length")[:1]))
+        .prefetch_related("teams")
+    )
+    replicas: dict[int, list[ReplicaAddress]] = {}
+    for replica in Replica.objects.exclude(state=ReplicaState.STOPPED).defer("log_tail", "info"):
+        replicas.setdefault(replica.model_id, []).append(_describe_replica(replica))
+    specs = {model.name: _describe_model(model, model.loaded_model_len) for model in models}
+    return _Snapshot(taken_s, generation, specs, replicas)
+
+
+def _describe_model(model: HostedModel, loaded_model_len: int | None) -> ModelSpec:
+    return ModelSpec(
+        id=model.pk,
+        name=model.name,
+        source=model.source,
+        revision=model.revision,
+        owned_by=model.owned_by,
+        created=int(model.created_at.timestamp()),
+        team_ids=frozenset(team.pk for team in model.teams.all()),
+        generation_defaults=model.generation_defaults,
+        chat_template_kwargs=model.chat_template_kwargs,
+        max_model_len=model.max_model_len,
+        context_length=model.max_model_len or loaded_model_len,
+        max_num_seqs=model.max_num_seqs,
+        min_replicas=model.min_replicas,
+        max_replicas=model.max_replicas,
+    )
+
+
+def _describe_replica(replica: Replica) -> ReplicaAddress:
+    host = f"[{replica.host}]" if ":" in replica.host else replica.host
+    return ReplicaAddress(
+        id=str(replica.pk),
+        model_id=replica.model_id,
+        url=f"ws://{host}:{replica.port}" if replica.port else "",
+        token=replica.token,
+        state=replica.state,
+        progress=replica.progress,
+        stage=replica.stage,
+        error=replica.last_error,
+    )

@@ -1,0 +1,88 @@
+"""`manage.py models list | add | remove | load | unload | status`: the registry from the terminal."""
+
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.core.management.base import BaseCommand, CommandError
+
+from apps.core.errors import ServiceError
+from apps.registry import services
+from apps.registry.models import HostedModel, Replica, ReplicaState
+from apps.registry.serve_options import DTYPES, QUANTIZATIONS
+
+
+class Command(BaseCommand):
+    help = "Lists, adds, removes, loads and unloads models. Loading needs a running Celery worker."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        actions = parser.add_subparsers(dest="action", required=True)
+        actions.add_parser("list")
+        status = actions.add_parser("status")
+        status.add_argument("name", nargs="?")
+        add = actions.add_parser("add")
+        add.add_argument("name", help="what clients call it")
+        add.add_argument("--source", help="hub id or folder; default: the name")
+        add.add_argument("--revision", default="")
+        add.add_argument("--dtype", choices=DTYPES, default="auto")
+        add.add_argument("--device", default="auto")
+        add.add_argument("--quantization", choices=QUANTIZATIONS, default="")
+        add.add_argument("--trust-remote-code", action="store_true")
+        add.add_argument("--max-model-len", type=int)
+        add.add_argument("--min-replicas", type=int, default=0)
+        add.add_argument("--max-replicas", type=int, default=1)
+        for action in ("remove", "load", "unload"):
+            actions.add_parser(action).add_argument("name")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        match options["action"]:
+            case "list":
+                for model in HostedModel.objects.all():
+                    state = "enabled" if model.enabled else "disabled"
+                    self.stdout.write(f"{model.name}\t{state}\t{model.source}\t{model.revision}")
+            case "status":
+                self._show_status(options["name"])
+            case "add":
+                self._add(options)
+            case "remove":
+                _get_model(options["name"]).delete()  # its processes end with the next reconciliation
+                self.stdout.write(f"Removed: {options['name']}")
+            case "load":
+                self._load(_get_model(options["name"]))
+            case "unload":
+                num_draining = services.drain_model(model=_get_model(options["name"]))
+                self.stdout.write(f"Replicas on their way out: {num_draining}")
+
+    def _add(self, options: dict[str, Any]) -> None:
+        fields = ("name", "revision", "dtype", "device", "quantization", "trust_remote_code", "max_model_len")
+        model = HostedModel(**{name: options[name] for name in (*fields, "min_replicas", "max_replicas")})
+        model.source = options["source"] or model.name
+        try:
+            model.full_clean()
+        except ValidationError as error:
+            raise CommandError("; ".join(f"{name}: {' '.join(e)}" for name, e in error.message_dict.items())) from error
+        model.save()
+        self.stdout.write(f"Added: {model.name}")
+
+    def _load(self, model: HostedModel) -> None:
+        try:
+            services.request_replica(model_id=model.pk)
+        except ServiceError as error:
+            raise CommandError(error.message) from error
+        self.stdout.write(f"Asked for: {model.name}")
+
+    def _show_status(self, name: str | None) -> None:
+        replicas = Replica.objects.exclude(state=ReplicaState.STOPPED).select_related("model", "node")
+        for replica in replicas.filter(model=_get_model(name)) if name else replicas:
+            detail = replica.last_error if replica.state == ReplicaState.FAILED else replica.stage
+            self.stdout.write(
+                f"{replica.model}\t{replica.state}\t{replica.progress:.0%}\t{replica.node}\t"
+                f"pid {replica.pid or '-'}\trestarts {replica.num_restarts}\t{detail}"
+            )
+
+
+def _get_model(name: str) -> HostedModel:
+    try:
+        return HostedModel.objects.get(name=name)
+    except HostedModel.DoesNotExist:
+        raise CommandError(f"There is no model {name}: see `models list`.") from None

@@ -1,0 +1,143 @@
+"""What is hosted, where it runs, and on which machines. How a replica changes state is in `states.py`."""
+
+import uuid
+
+from django.core.validators import MinValueValidator
+from django.db import models
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+from apps.registry.validators import validate_model_name
+
+
+class Engine(models.TextChoices):
+    """What runs a model's replicas."""
+
+    OWN = "own", _("Atrium engine")
+
+
+class HostedModel(models.Model):
+    """One model that clients may name, with the settings that its replicas are started with."""
+
+    name = models.CharField(
+        _("name"),
+        max_length=200,
+        unique=True,
+        validators=[validate_model_name],
+        help_text=_("What clients put into “model”. Slashes are allowed."),
+    )
+    source = models.CharField(
+        _("source"), max_length=500, help_text=_("A hub id such as Qwen/Qwen3-4B, or a folder on the worker's machine.")
+    )
+    revision = models.CharField(_("revision"), max_length=100, blank=True)
+    engine = models.CharField(_("engine"), max_length=20, choices=Engine.choices, default=Engine.OWN)
+    enabled = models.BooleanField(_("enabled"), default=True)
+    teams = models.ManyToManyField(
+        "accounts.Team",
+        blank=True,
+        related_name="models",
+        verbose_name=_("teams"),
+        help_text=_("Who may use it. Empty: everybody."),
+    )
+    owned_by = models.CharField(_("owned by"), max_length=100, default="atrium")
+
+    dtype = models.CharField(_("dtype"), max_length=20, default="auto")
+    device = models.CharField(_("device"), max_length=20, default="auto")
+    attn_implementation = models.CharField(_("attention"), max_length=50, blank=True)
+    quantization = models.CharField(_("quantisation"), max_length=20, blank=True)
+    trust_remote_code = models.BooleanField(
+        _("trust remote code"), default=False, help_text=_("Runs Python code from the model's repository.")
+    )
+    max_model_len = models.PositiveIntegerField(
+        _("max context"), null=True, blank=True, validators=[MinValueValidator(16)]
+    )
+    max_num_seqs = models.PositiveIntegerField(_("max concurrency"), default=64, validators=[MinValueValidator(1)])
+    kv_cache_bytes = models.BigIntegerField(_("KV cache bytes"), null=True, blank=True)
+    generation_defaults = models.JSONField(
+        _("generation defaults"), default=dict, blank=True, help_text=_("Sampling values for requests that give none.")
+    )
+    chat_template_kwargs = models.JSONField(_("chat template arguments"), default=dict, blank=True)
+
+    min_replicas = models.PositiveSmallIntegerField(
+        _("min replicas"), default=0, help_text=_("0: load on the first request.")
+    )
+    max_replicas = models.PositiveSmallIntegerField(_("max replicas"), default=1, validators=[MinValueValidator(1)])
+    idle_timeout_s = models.PositiveIntegerField(
+        _("idle timeout (s)"), default=300, help_text=_("Unload after so many seconds without work. 0: never.")
+    )
+    created_at = models.DateTimeField(_("created"), default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ["name"]
+        verbose_name = _("model")
+        verbose_name_plural = _("models")
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Node(models.Model):
+    """A machine that runs replicas: one Celery worker with the queue `node.<name>`."""
+
+    name = models.CharField(_("name"), max_length=100, unique=True)
+    address = models.CharField(_("address"), max_length=200, default="127.0.0.1")
+    last_seen_at = models.DateTimeField(_("last seen"), null=True, blank=True)
+    info = models.JSONField(_("info"), default=dict, blank=True)
+
+    class Meta:
+        ordering = ["name"]
+        verbose_name = _("node")
+        verbose_name_plural = _("nodes")
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class ReplicaState(models.TextChoices):
+    """Life of a replica. The allowed moves are in `states.TRANSITIONS`."""
+
+    REQUESTED = "requested", _("Requested")
+    STARTING = "starting", _("Starting")
+    LOADING = "loading", _("Loading")
+    READY = "ready", _("Ready")
+    DRAINING = "draining", _("Draining")
+    STOPPED = "stopped", _("Stopped")
+    FAILED = "failed", _("Failed")
+
+
+class Replica(models.Model):
+    """One worker process that holds one model, now or in the past."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    model = models.ForeignKey(HostedModel, on_delete=models.CASCADE, related_name="replicas", verbose_name=_("model"))
+    node = models.ForeignKey(Node, on_delete=models.CASCADE, related_name="replicas", verbose_name=_("node"))
+    state = models.CharField(
+        _("state"), max_length=12, choices=ReplicaState.choices, default=ReplicaState.REQUESTED, db_index=True
+    )
+    host = models.CharField(_("host"), max_length=200, blank=True)
+    port = models.PositiveIntegerField(_("port"), null=True, blank=True)
+    token = models.CharField(max_length=100, blank=True, editable=False)
+    pid = models.PositiveIntegerField(_("process"), null=True, blank=True)
+    pid_started_at = models.FloatField(
+        null=True, blank=True, editable=False, help_text="create time of the process, so that a reused pid is noticed"
+    )
+    progress = models.FloatField(_("progress"), default=0.0)
+    stage = models.CharField(_("stage"), max_length=200, blank=True)
+    info = models.JSONField(_("info"), default=dict, blank=True)
+    num_restarts = models.PositiveIntegerField(_("restarts"), default=0)
+    restart_after = models.DateTimeField(_("restart after"), null=True, blank=True)
+    unhealthy_since = models.DateTimeField(_("not answering since"), null=True, blank=True)
+    stop_signalled_at = models.DateTimeField(_("told to stop"), null=True, blank=True)
+    last_error = models.TextField(_("last error"), blank=True)
+    log_tail = models.TextField(_("last log lines"), blank=True)
+    created_at = models.DateTimeField(_("created"), default=timezone.now, editable=False)
+    state_changed_at = models.DateTimeField(_("state since"), default=timezone.now, editable=False)
+    ready_at = models.DateTimeField(_("ready"), null=True, blank=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+        verbose_name = _("replica")
+        verbose_name_plural = _("replicas")
+
+    def __str__(self) -> str:
+        return f"{self.model} #{str(self.id)[:8]}"

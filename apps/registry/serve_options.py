@@ -1,0 +1,199 @@
+"""The flags of `manage.py serve`, read once into checked values. Starts nothing and asks no database.
+
+The flags are those of `transformers serve`, so that its users find them, in both spellings. A flag that cannot be
+honoured is an error.
+"""
+
+import argparse
+import importlib.util
+import json
+import re
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+from django.core.exceptions import ValidationError
+
+from apps.registry.validators import validate_model_name
+
+DTYPES = ("auto", "bfloat16", "float16", "float32")
+QUANTIZATIONS = ("bnb-4bit", "bnb-8bit")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+_ANY_HOST = ("0.0.0.0", "::", "")  # noqa: S104 - compared with, not bound to
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class OptionError(ValueError):
+    """Flags that cannot be honoured; the message is for the person at the terminal."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """What `serve` was asked for."""
+
+    host: str
+    port: int
+    num_workers: int
+    log_level: str
+    enable_cors: bool
+    force_model: bool
+    name: str | None  # None: the demo model
+    source: str | None
+    revision: str
+    is_kept_loaded: bool  # False: an idle timeout was asked for, and applies to the preloaded model too
+    fields: dict[str, Any] = field(default_factory=dict)  # of HostedModel: those that flags name
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare every flag."""
+    parser.add_argument("model", nargs="?", help="hub id, id@revision, or a folder; none: the demo model")
+    parser.add_argument("--served-model-name", help="what clients call it; default: the id, or the folder's name")
+    parser.add_argument("--host", default="localhost")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--workers", type=int, default=1, help="number of web processes")
+    parser.add_argument("--log-level", default="info", choices=LOG_LEVELS)
+    parser.add_argument("--enable-cors", action="store_true", help="let web pages of any origin call the API")
+    parser.add_argument("--force-model", metavar="MODEL", help="serve this model and answer 400 for any other name")
+    parser.add_argument("--dtype", choices=DTYPES)
+    parser.add_argument("--device", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument("--attn-implementation", metavar="NAME")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run Python code of the model's repository")
+    parser.add_argument("--quantization", choices=QUANTIZATIONS)
+    parser.add_argument("--load-in-4bit", action="store_true")
+    parser.add_argument("--load-in-8bit", action="store_true")
+    parser.add_argument("--max-model-len", type=int, help="tokens of prompt and answer together")
+    parser.add_argument("--max-num-seqs", type=int, help="requests that may run at once")
+    parser.add_argument(
+        "--model-timeout", type=int, metavar="SECONDS", help="unload after so long without work; 0: never"
+    )
+    parser.add_argument("--default-seed", type=int, help="for requests that give none")
+    parser.add_argument("--reasoning", choices=("on", "off", "auto"), default="auto")
+    parser.add_argument("--chat-template-kwargs", metavar="JSON", help="an object handed to the chat template")
+    parser.add_argument("--continuous-batching", action="store_true", help="accepted; it is always on")
+
+
+def add_underscore_spellings(parser: argparse.ArgumentParser) -> None:
+    """--attn_implementation for --attn-implementation, and so on for every flag declared so far."""
+    for action in list(parser._actions):
+        for flag in action.option_strings:
+            if flag.startswith("--") and "-" in flag[2:]:
+                spelling = "--" + flag[2:].replace("-", "_")
+                parser._option_string_actions.setdefault(spelling, action)
+
+
+def read_options(given: dict[str, Any]) -> ServeOptions:
+    """Check the parsed flags. Raises OptionError."""
+    model, forced = given["model"], given["force_model"]
+    if model and forced and model != forced:
+        raise OptionError(f"--force-model {forced} and the model {model} contradict each other.")
+    if not 1 <= given["port"] <= 65535:
+        raise OptionError("--port must be from 1 to 65535.")
+    if given["workers"] < 1:
+        raise OptionError("--workers must be at least 1.")
+    name, source, revision = _read_model(forced or model, given["served_model_name"])
+    timeout_s = given["model_timeout"]
+    return ServeOptions(
+        host=given["host"],
+        port=given["port"],
+        num_workers=given["workers"],
+        log_level=given["log_level"],
+        enable_cors=given["enable_cors"],
+        force_model=bool(forced),
+        name=name,
+        source=source,
+        revision=revision,
+        is_kept_loaded=timeout_s is None or timeout_s <= 0,
+        fields=_read_fields(given),
+    )
+
+
+def find_allowed_hosts(host: str) -> list[str]:
+    """Host headers by which a server bound to this address may be called, beside the usual local ones.
+
+    Bound to every interface it may be called by this machine's own names and addresses. Any other name, a proxy's for
+    one, must be set: accepting every Host header would let other sites' names resolve to this server in a browser.
+    """
+    if host in _LOOPBACK:
+        return []
+    if host not in _ANY_HOST:
+        return [_bracket(host)]
+    addresses = [address for addresses in psutil.net_if_addrs().values() for address in addresses]
+    ips = [a.address.partition("%")[0] for a in addresses if a.family in (socket.AF_INET, socket.AF_INET6)]
+    return sorted({socket.gethostname(), socket.getfqdn(), *map(_bracket, ips)})
+
+
+def _bracket(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _read_model(text: str | None, served_name: str | None) -> tuple[str | None, str | None, str]:
+    """Name, source and revision."""
+    if not text:
+        if served_name:
+            raise OptionError("--served-model-name needs a model.")
+        return None, None, ""
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        source, revision, name = str(folder.resolve()), "", served_name or folder.resolve().name
+    elif text.startswith((".", "/", "~")):
+        raise OptionError(f"There is no folder {text}.")
+    else:
+        source, _, revision = text.partition("@")
+        name = served_name or source
+    try:
+        validate_model_name(name)
+    except ValidationError as error:
+        raise OptionError(f"A model cannot be served under the name {name!r}: {' '.join(error.messages)}") from error
+    return name, source, revision
+
+
+def _read_fields(given: dict[str, Any]) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for flag in ("dtype", "max_model_len", "max_num_seqs", "attn_implementation"):
+        if given[flag] is not None:
+            fields[flag] = given[flag]
+    if given["device"] is not None:
+        if not _DEVICE.fullmatch(given["device"]):
+            raise OptionError("--device must be auto, cpu, cuda, cuda:N or mps.")
+        fields["device"] = given["device"]
+    if given["trust_remote_code"]:
+        fields["trust_remote_code"] = True
+    if given["model_timeout"] is not None:
+        fields["idle_timeout_s"] = max(0, given["model_timeout"])
+    if quantization := _read_quantization(given):
+        fields["quantization"] = quantization
+    if given["default_seed"] is not None:
+        if not 0 <= given["default_seed"] < 2**63:
+            raise OptionError("--default-seed must be from 0 to 2**63 - 1.")
+        fields["generation_defaults"] = {"seed": given["default_seed"]}
+    if kwargs := _read_template_kwargs(given):
+        fields["chat_template_kwargs"] = kwargs
+    return fields
+
+
+def _read_quantization(given: dict[str, Any]) -> str | None:
+    wanted = {given["quantization"]} if given["quantization"] else set()
+    wanted |= {"bnb-4bit"} if given["load_in_4bit"] else set()
+    wanted |= {"bnb-8bit"} if given["load_in_8bit"] else set()
+    if len(wanted) > 1:
+        raise OptionError("Choose one quantization.")
+    if wanted and importlib.util.find_spec("bitsandbytes") is None:
+        raise OptionError("Quantization needs the package bitsandbytes: pip install bitsandbytes.")
+    return wanted.pop() if wanted else None
+
+
+def _read_template_kwargs(given: dict[str, Any]) -> dict[str, Any]:
+    kwargs: Any = {}
+    if given["chat_template_kwargs"]:
+        try:
+            kwargs = json.loads(given["chat_template_kwargs"])
+        except ValueError as error:
+            raise OptionError(f"--chat-template-kwargs is not JSON: {error}.") from error
+        if not isinstance(kwargs, dict):
+            raise OptionError("--chat-template-kwargs must be a JSON object.")
+    if given["reasoning"] != "auto":
+        kwargs["enable_thinking"] = given["reasoning"] == "on"
+    return kwargs

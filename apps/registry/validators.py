@@ -1,0 +1,15 @@
+"""What a model may be called. Names travel in URLs and logs, and must never be taken for a path."""
+
+import re
+
+from django.core.exceptions import ValidationError
+from django.utils.translation import gettext_lazy as _
+
+# The colon serves GGUF ids (repo:file.gguf); the at sign is kept for pinning a revision (name@revision).
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]*(/[A-Za-z0-9][A-Za-z0-9._:+-]*)*")
+
+
+def validate_model_name(value: str) -> None:
+    """Raises ValidationError unless it is letters, digits and . _ - : + in parts separated by single slashes."""
+    if not _NAME.fullmatch(value) or ".." in value:
+        raise ValidationError(_("Use letters, digits and . _ - : + in parts separated by slashes."), code="model_name")
