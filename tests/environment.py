@@ -1,0 +1,16 @@
+"""The environment of a test run, set before Django reads its settings: pytest loads it by `-p tests.environment`.
+
+Tests must not write into the data folder of an installation that somebody runs from the same checkout.
+"""
+
+import atexit
+import os
+import shutil
+import tempfile
+
+_data_dir = tempfile.mkdtemp(prefix="atrium-tests-")
+atexit.register(shutil.rmtree, _data_dir, ignore_errors=True)
+os.environ["ATRIUM_DATA_DIR"] = _data_dir
+os.environ["ATRIUM_LOG_LEVEL"] = "warning"
+for _name in ("DATABASE_URL", "REDIS_URL", "ATRIUM_BROKER_URL", "ATRIUM_API_KEY", "ATRIUM_ADMIN_PASSWORD"):
+    os.environ.pop(_name, None)

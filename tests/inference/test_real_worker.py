@@ -1,0 +1,90 @@
+"""The real engine behind generate(): kill -9 in the middle of answers, and another replica goes on token for token."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from apps.inference.requests import GenerationRequest
+from apps.registry import directory
+from apps.usage.models import UsageRecord, UsageStatus
+from apps.usage.recorder import recorder
+from tests.factories import make_model, make_replica
+from tests.inference.conftest import Heard, MakeRequest, read, read_usage
+from tests.worker_process import WorkerProcess, run_worker
+
+pytestmark = pytest.mark.slow
+
+NUM_STREAMS = 8
+NUM_TOKENS = 800  # long enough that no answer is complete when its replica is killed
+
+
+@pytest.fixture
+def workers(transactional_db: None) -> Iterator[list[WorkerProcess]]:
+    """Two replicas of the demo model, each a process with the engine in it."""
+    model = make_model("demo")
+    options = {"dtype": "float32", "num_threads": 1, "max_model_len": 1024, "kv_cache_bytes": 64 * 2**20}
+    with run_worker(**options) as first, run_worker(**options) as second:
+        for worker in (first, second):
+            make_replica(model, port=worker.port, token=worker.token)
+        directory.invalidate()
+        yield [first, second]
+        recorder.close()
+        directory.invalidate()
+
+
+def make_requests(make_request: MakeRequest, prefix: str) -> list[GenerationRequest]:
+    """Half greedy, half sampled with a seed; long enough to be killed in the middle."""
+    requests = []
+    for i in range(NUM_STREAMS):
+        sampling = {
+            "max_tokens": NUM_TOKENS,
+            "ignore_eos": True,
+            "seed": 1000 + i,
+            "temperature": 0.0 if i % 2 else 1.0,
+        }
+        messages = [{"role": "user", "content": f"Tell me about number {i}."}]
+        requests.append(make_request(f"{prefix}-{i}", model="demo", messages=messages, sampling=sampling))
+    return requests
+
+
+async def test_kill_9_during_8_streams_changes_no_token(
+    workers: list[WorkerProcess], make_request: MakeRequest
+) -> None:
+    whole = await asyncio.gather(*(read(request) for request in make_requests(make_request, "whole")))
+    heards = [Heard() for _ in range(NUM_STREAMS)]
+    requests = make_requests(make_request, "cut")
+    readings = [asyncio.create_task(read(*pair)) for pair in zip(requests, heards, strict=True)]
+    await asyncio.gather(*(heard.until(lambda h: h.num_tokens >= 5) for heard in heards))
+    assert all(heard.num_tokens < NUM_TOKENS for heard in heards)
+    assert (await asyncio.to_thread(workers[0].get_health))[1]["stats"]["num_running"] > 0
+    workers[0].process.kill()
+    await asyncio.gather(*readings)
+    for undisturbed, disturbed in zip(whole, heards, strict=True):
+        assert disturbed.text == undisturbed.text
+        assert (disturbed.num_started, disturbed.num_tokens) == (1, NUM_TOKENS)
+    rows = [await read_usage(request.id) for request in requests]
+    assert {(row.status, row.completion_tokens) for row in rows} == {(UsageStatus.OK, NUM_TOKENS)}
+    assert len({row.replica_id for row in rows}) == 1, "all of them ended on the replica that lived"
+    assert await UsageRecord.objects.acount() == 2 * NUM_STREAMS
+
+
+async def test_cut_frees_the_engine_and_is_counted_exactly(
+    workers: list[WorkerProcess], make_request: MakeRequest
+) -> None:
+    heards = [Heard() for _ in range(NUM_STREAMS)]
+    requests = make_requests(make_request, "cut")
+    readings = [asyncio.create_task(read(*pair)) for pair in zip(requests, heards, strict=True)]
+    await asyncio.gather(*(heard.until(lambda h: h.num_tokens >= 3) for heard in heards))
+    for reading in readings:
+        reading.cancel()
+    await asyncio.wait(readings)
+    rows = [await read_usage(request.id) for request in requests]
+    for row, heard in zip(rows, heards, strict=True):
+        assert row.status == UsageStatus.CANCELLED
+        assert heard.num_tokens <= row.completion_tokens < NUM_TOKENS
+        assert row.prompt_tokens > 0
+    for worker in workers:
+        stats = (await asyncio.to_thread(worker.get_health))[1]["stats"]
+        assert (stats["num_running"], stats["num_waiting"]) == (0, 0)
+        assert stats["free_blocks"] == stats["num_blocks"]

@@ -1,0 +1,148 @@
+"""Real clients, unchanged: curl, the openai SDK, huggingface_hub and `transformers chat`."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import openai
+import pytest
+from huggingface_hub import AsyncInferenceClient
+
+from tests.live.installation import API_KEY, MODEL, Installation
+
+WEATHER_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Get the current weather in a city.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+
+
+@pytest.fixture
+def client(installation: Installation):
+    with openai.OpenAI(base_url=f"{installation.url}/v1", api_key=API_KEY) as client:
+        yield client
+
+
+def ask(client: openai.OpenAI, text: str, **options) -> str:
+    answer = client.chat.completions.create(
+        model=MODEL, messages=[{"role": "user", "content": text}], temperature=0, **options
+    )
+    return answer.choices[0].message.content or ""
+
+
+def test_curl_streams_a_sensible_answer(installation):
+    body = {
+        "model": MODEL,
+        "stream": True,
+        "temperature": 0,
+        "messages": [{"role": "user", "content": "What is Atrium?"}],
+    }
+    output = subprocess.run(
+        [
+            shutil.which("curl") or "curl", "-sN", f"{installation.url}/v1/chat/completions",
+            "-H", f"Authorization: Bearer {API_KEY}", "-H", "Content-Type: application/json", "-d", json.dumps(body),
+        ],
+        capture_output=True, text=True, check=True, timeout=60,
+    ).stdout  # fmt: skip
+    events = [line.removeprefix("data: ") for line in output.splitlines() if line.startswith("data: ")]
+    assert events[-1] == "[DONE]"
+    chunks = [json.loads(event) for event in events[:-1]]
+    assert chunks[0]["choices"][0]["delta"]["role"] == "assistant"
+    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+    text = "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
+    assert "Atrium" in text
+    assert len(chunks) > 5
+
+
+def test_openai_sdk_streams_what_it_answers_whole(client):
+    question = "How do I create an API key?"
+    whole = ask(client, question)
+    stream = client.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": question}],
+        temperature=0,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    chunks = list(stream)
+    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == whole
+    assert "key" in whole.lower()
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens > 5
+
+
+def test_openai_sdk_lists_models_and_names_an_unknown_one(client):
+    assert MODEL in [model.id for model in client.models.list()]
+    assert client.models.retrieve(MODEL).owned_by == "atrium"
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.models.retrieve("nobody/nothing")
+    assert caught.value.code == "model_not_found"
+
+
+def test_openai_sdk_without_a_valid_key_is_refused(installation):
+    with (
+        openai.OpenAI(base_url=f"{installation.url}/v1", api_key="atr_wrong") as client,
+        pytest.raises(openai.AuthenticationError) as caught,
+    ):
+        client.models.list()
+    assert caught.value.code == "invalid_api_key"
+
+
+def test_demo_model_calls_a_tool_and_reads_its_result(client):
+    messages = [{"role": "user", "content": "What's the weather in Paris?"}]
+    first = client.chat.completions.create(model=MODEL, messages=messages, tools=[WEATHER_TOOL], temperature=0)
+    assert first.choices[0].finish_reason == "tool_calls"
+    [call] = first.choices[0].message.tool_calls
+    assert call.function.name == "get_weather"
+    assert json.loads(call.function.arguments) == {"city": "Paris"}
+    messages += [
+        first.choices[0].message.model_dump(exclude_none=True),
+        {"role": "tool", "tool_call_id": call.id, "content": '{"temperature": 21, "condition": "sunny"}'},
+    ]
+    second = client.chat.completions.create(model=MODEL, messages=messages, tools=[WEATHER_TOOL], temperature=0)
+    assert second.choices[0].finish_reason == "stop"
+    assert "21" in second.choices[0].message.content
+
+
+def test_demo_model_takes_the_name_the_system_prompt_gives_it(client):
+    answer = client.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "system", "content": "You are Marvolo."}, {"role": "user", "content": "Who are you?"}],
+        temperature=0,
+    )
+    assert "Marvolo" in answer.choices[0].message.content
+
+
+def test_completions_endpoint_continues_a_text(client):
+    answer = client.completions.create(model=MODEL, prompt="Atrium is", max_tokens=8, temperature=0)
+    assert answer.usage.completion_tokens <= 8
+    assert answer.choices[0].finish_reason in {"length", "stop"}
+
+
+async def test_huggingface_hub_client_with_a_base_url_without_v1(installation):
+    async with AsyncInferenceClient(base_url=installation.url, api_key=API_KEY) as client:
+        text = ""
+        async for chunk in await client.chat_completion(
+            [{"role": "user", "content": "Hello!"}], model=MODEL, max_tokens=64, stream=True
+        ):
+            if chunk.choices:
+                text += chunk.choices[0].delta.content or ""
+    assert len(text) > 3
+
+
+def test_transformers_chat(installation, tmp_path):
+    command = Path(sys.executable).with_name("transformers")
+    environment = {**os.environ, "HF_TOKEN": API_KEY, "HF_HOME": str(tmp_path), "TERM": "dumb", "COLUMNS": "100"}
+    result = subprocess.run(
+        [command, "chat", MODEL, installation.url.replace("127.0.0.1", "localhost") + "/v1", "do_sample=False"],
+        input="Who are you?\n!exit\n",
+        capture_output=True, text=True, timeout=120, env=environment, cwd=tmp_path, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "demo model" in result.stdout.lower()

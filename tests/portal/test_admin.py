@@ -1,0 +1,279 @@
+"""The admin: who may do what, what its buttons do, and that every page opens."""
+
+import csv
+import re
+from datetime import timedelta
+
+import pytest
+from celery import current_app
+from django.contrib import admin
+from django.contrib.auth.models import Permission
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from apps.accounts.keys import hash_key
+from apps.accounts.models import APIKey, Membership, Team, User
+from apps.registry.models import HostedModel, Node, Replica, ReplicaState
+from apps.usage.models import UsageRecord, UsageStatus
+from tests.factories import make_key, make_model, make_replica, make_team, make_user
+
+OURS = [model for model in admin.site._registry if model._meta.app_label in ("accounts", "registry", "usage")]
+
+
+@pytest.fixture
+def team(db: None) -> Team:
+    return make_team("Research")
+
+
+@pytest.fixture
+def boss(team: Team) -> User:
+    return make_user("boss", team=team, is_staff=True, is_superuser=True)
+
+
+@pytest.fixture
+def page(boss: User) -> Client:
+    """A browser in which a superuser is logged in."""
+    client = Client()
+    client.force_login(boss)
+    return client
+
+
+@pytest.fixture
+def node(db: None) -> Node:
+    """A machine that can take replicas."""
+    return Node.objects.create(name="local", last_seen_at=timezone.now())
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Tasks that were sent to machines, instead of a broker taking them."""
+    sent: list[str] = []
+    monkeypatch.setattr(current_app, "send_task", lambda name, **options: sent.append(name))
+    return sent
+
+
+def make_record(record_id: str, **fields: object) -> UsageRecord:
+    values = {"model_name": "demo", "endpoint": "chat", "status": UsageStatus.OK, "prompt_tokens": 3, **fields}
+    return UsageRecord.objects.create(id=record_id, **values)
+
+
+def make_rows(boss: User, team: Team) -> dict[type, object]:
+    """One row of each kind, all in use."""
+    model = make_model("demo", teams=(team,))
+    replica = make_replica(model, state=ReplicaState.FAILED, last_error="out of memory", log_tail="<b>Traceback</b>")
+    return {
+        User: boss,
+        Team: team,
+        APIKey: make_key(team=team, user=boss).key,
+        HostedModel: model,
+        Replica: replica,
+        Node: replica.node,
+        UsageRecord: make_record("chatcmpl-1", user=boss, team=team, status=UsageStatus.ERROR, error_code="broken"),
+    }
+
+
+def run_action(page: Client, model: type, action: str, *rows: object) -> str:
+    """Runs the action on the rows of the list and returns what the page says then."""
+    path = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
+    chosen = {"action": action, "_selected_action": [str(row.pk) for row in rows]}
+    return page.post(path, chosen, follow=True).content.decode()
+
+
+@pytest.mark.parametrize("model", OURS, ids=lambda model: model.__name__)
+def test_lists_and_details_open(page: Client, boss: User, team: Team, model: type) -> None:
+    row = make_rows(boss, team)[model]
+    prefix = f"admin:{model._meta.app_label}_{model._meta.model_name}"
+    assert page.get(reverse(f"{prefix}_changelist"), {"q": "x"}).status_code == 200
+    assert page.get(reverse(f"{prefix}_changelist")).status_code == 200
+    assert page.get(reverse(f"{prefix}_change", args=[row.pk])).status_code == 200
+    assert page.get(reverse(f"{prefix}_add")).status_code == (403 if model in (Replica, Node, UsageRecord) else 200)
+
+
+@pytest.mark.parametrize("model", OURS, ids=lambda model: model.__name__)
+def test_members_have_no_admin(client: Client, team: Team, model: type) -> None:
+    client.force_login(make_user("mina", team=team))
+    response = client.get(reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist"))
+    assert response.status_code == 302
+    assert response["Location"].startswith("/admin/login/")
+
+
+def test_overview_says_what_runs_and_what_is_broken(page: Client, boss: User, team: Team) -> None:
+    make_rows(boss, team)
+    make_replica(make_model("fine"))
+    Node.objects.update(last_seen_at=timezone.now() - timedelta(hours=1))
+    text = page.get("/admin/").content.decode()
+    for expected in ("demo has failed", "out of memory", "Machine local is silent", "fine", "1 of 1", "broken", "boss"):
+        assert expected in text
+
+
+def test_overview_of_an_empty_installation(page: Client) -> None:
+    text = page.get("/admin/").content.decode()
+    assert "No model is hosted yet." in text
+    assert "Needs attention" not in text
+
+
+def test_overview_shows_staff_only_what_they_may_see(client: Client, boss: User, team: Team) -> None:
+    make_rows(boss, team)
+    clerk = make_user("clerk", is_staff=True)
+    client.force_login(clerk)
+    text = client.get("/admin/").content.decode()
+    assert "out of memory" not in text
+    assert "Requests today" not in text
+    clerk.user_permissions.add(Permission.objects.get(codename="view_usagerecord"))
+    text = client.get("/admin/").content.decode()
+    assert "Requests today" in text
+    assert "out of memory" not in text
+
+
+def test_new_key_is_shown_once(page: Client, boss: User, team: Team) -> None:
+    path = reverse("admin:accounts_apikey_add")
+    form = {"name": "robot", "user": boss.pk, "team": team.pk, "expires_at_0": "", "expires_at_1": ""}
+    response = page.post(path, form)
+    found = re.search(r'id="secret">(atr_[\w-]{43})<', response.content.decode())
+    assert found
+    key = APIKey.objects.get()
+    assert key.key_hash == hash_key(found[1])
+    assert "no-store" in response["Cache-Control"]
+    assert found[1] not in response.cookies.output()
+    change = page.get(reverse("admin:accounts_apikey_change", args=[key.pk])).content.decode()
+    listed = page.get(reverse("admin:accounts_apikey_changelist")).content.decode()
+    for text in (change, listed):
+        assert key.key_hash not in text
+        assert found[1] not in text
+
+
+def test_key_needs_a_member_of_its_team(page: Client, boss: User) -> None:
+    form = {"name": "robot", "user": boss.pk, "team": make_team("Others").pk, "expires_at_0": "", "expires_at_1": ""}
+    text = page.post(reverse("admin:accounts_apikey_add"), form).content.decode()
+    assert "is not a member of this team" in text
+    assert APIKey.objects.count() == 0
+
+
+def test_keys_are_revoked_and_only_ended_ones_deleted(page: Client, boss: User) -> None:
+    key = make_key(user=boss).key
+    delete = reverse("admin:accounts_apikey_delete", args=[key.pk])
+    assert page.post(delete, {"post": "yes"}).status_code == 403
+    assert "1 key was revoked." in run_action(page, APIKey, "revoke", key)
+    key.refresh_from_db()
+    assert not key.is_active
+    assert page.post(delete, {"post": "yes"}).status_code == 302
+    assert APIKey.objects.count() == 0
+
+
+def test_saving_a_key_keeps_its_hash(page: Client, boss: User) -> None:
+    key = make_key(user=boss, name="old").key
+    page.post(reverse("admin:accounts_apikey_change", args=[key.pk]), {"name": "new", "key_hash": "0", "team": "999"})
+    renamed = APIKey.objects.get()
+    assert (renamed.name, renamed.key_hash, renamed.team_id) == ("new", key.key_hash, key.team_id)
+
+
+def test_user_is_made_with_a_hashed_password_and_put_into_a_team(page: Client, team: Team) -> None:
+    form = {"username": "jun", "password1": "long-enough-1", "password2": "long-enough-1", "usable_password": "true"}
+    page.post(reverse("admin:accounts_user_add"), form)
+    jun = User.objects.get(username="jun")
+    assert jun.check_password("long-enough-1")
+    change = reverse("admin:accounts_user_change", args=[jun.pk])
+    form = {
+        "username": "jun",
+        "is_active": "on",
+        "date_joined_0": "2026-01-01",
+        "date_joined_1": "00:00:00",
+        "memberships-TOTAL_FORMS": "1",
+        "memberships-INITIAL_FORMS": "0",
+        "memberships-0-team": str(team.pk),
+        "memberships-0-role": "member",
+    }
+    assert page.post(change, form).status_code == 302
+    assert Membership.objects.filter(user=jun, team=team).exists()
+
+
+def test_model_is_loaded_and_unloaded(page: Client, node: Node, launches: list[str]) -> None:
+    model = make_model("demo")
+    assert "1 model is loading." in run_action(page, HostedModel, "load", model)
+    replica = Replica.objects.get()
+    assert (replica.model, replica.state) == (model, ReplicaState.REQUESTED)
+    Replica.objects.update(state=ReplicaState.READY)
+    assert "1 replica is stopping." in run_action(page, HostedModel, "unload", model)
+    replica.refresh_from_db()
+    assert replica.state == ReplicaState.DRAINING
+
+
+def test_loading_without_a_machine_says_why(page: Client) -> None:
+    assert "No machine is available" in run_action(page, HostedModel, "load", make_model("demo"))
+
+
+def test_model_with_a_bad_name_is_refused(page: Client) -> None:
+    text = page.post(reverse("admin:registry_hostedmodel_add"), {"name": "../etc", "source": "x"}).content.decode()
+    assert "separated by slashes" in text
+    assert HostedModel.objects.count() == 0
+
+
+def test_replica_is_stopped_and_restarted(page: Client, node: Node, launches: list[str]) -> None:
+    replica = make_replica(make_model("demo"))
+    run_action(page, Replica, "restart", replica)
+    replica.refresh_from_db()
+    assert replica.state == ReplicaState.DRAINING
+    fresh = Replica.objects.get(state=ReplicaState.REQUESTED)
+    assert "1 replica is stopping." in run_action(page, Replica, "stop", fresh)
+    fresh.refresh_from_db()
+    assert fresh.state == ReplicaState.STOPPED
+
+
+def test_viewer_of_replicas_has_no_buttons(client: Client, db: None) -> None:
+    viewer = make_user("viewer", is_staff=True)
+    viewer.user_permissions.add(Permission.objects.get(codename="view_replica"))
+    client.force_login(viewer)
+    replica = make_replica(make_model("demo"))
+    run_action(client, Replica, "stop", replica)
+    replica.refresh_from_db()
+    assert replica.state == ReplicaState.READY
+
+
+def test_running_replica_and_its_model_cannot_be_deleted(page: Client) -> None:
+    replica = make_replica(make_model("demo"))
+    assert page.post(reverse("admin:registry_replica_delete", args=[replica.pk]), {"post": "yes"}).status_code == 403
+    page.post(reverse("admin:registry_hostedmodel_delete", args=[replica.model_id]), {"post": "yes"})
+    assert HostedModel.objects.count() == 1
+    Replica.objects.update(state=ReplicaState.STOPPED)
+    page.post(reverse("admin:registry_hostedmodel_delete", args=[replica.model_id]), {"post": "yes"})
+    assert HostedModel.objects.count() == 0
+
+
+def test_log_of_a_replica_is_escaped(page: Client, boss: User, team: Team) -> None:
+    replica = make_rows(boss, team)[Replica]
+    text = page.get(reverse("admin:registry_replica_change", args=[replica.pk])).content.decode()
+    assert "&lt;b&gt;Traceback" in text
+    assert "<b>Traceback" not in text
+
+
+def test_nobody_writes_in_the_ledger(page: Client) -> None:
+    record = make_record("chatcmpl-1")
+    assert page.get(reverse("admin:usage_usagerecord_add")).status_code == 403
+    assert page.post(reverse("admin:usage_usagerecord_delete", args=[record.pk]), {"post": "yes"}).status_code == 403
+    change = reverse("admin:usage_usagerecord_change", args=[record.pk])
+    assert page.post(change, {"prompt_tokens": "0"}).status_code == 403
+    run_action(page, UsageRecord, "delete_selected", record)
+    record.refresh_from_db()
+    assert record.prompt_tokens == 3
+
+
+def test_ledger_is_exported_as_csv(page: Client, boss: User) -> None:
+    old = make_record("chatcmpl-1", user=boss, created_at=timezone.now() - timedelta(days=1))
+    new = make_record("chatcmpl-2", model_name="=cmd()", status=UsageStatus.CANCELLED)
+    make_record("chatcmpl-3")
+    rows = list(csv.DictReader(run_action(page, UsageRecord, "export_csv", old, new).splitlines()))
+    assert [(row["id"], row["user__username"], row["model_name"], row["status"]) for row in rows] == [
+        ("chatcmpl-1", "boss", "demo", "ok"),
+        ("chatcmpl-2", "", "'=cmd()", "cancelled"),
+    ]
+    assert rows[0]["prompt_tokens"] == "3"
+
+
+def test_ledger_is_filtered(page: Client, boss: User) -> None:
+    make_record("chatcmpl-1", user=boss)
+    make_record("chatcmpl-2", status=UsageStatus.ERROR, model_name="other")
+    path = reverse("admin:usage_usagerecord_changelist")
+    for query in ({"status__exact": "error"}, {"model_name": "other"}, {"user__isnull": "True"}):
+        (found,) = page.get(path, query).context["cl"].result_list
+        assert found.pk == "chatcmpl-2"

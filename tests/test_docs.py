@@ -1,0 +1,78 @@
+"""The documentation is complete: whatever a client or an operator can set or meet is written down."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+from apps.core import errors
+from apps.openai_api.parameters import BOOKKEEPING, CHAT_NEUTRAL, COMPLETION_NEUTRAL
+from apps.openai_api.schemas import chat, completions, generation_config
+from apps.openai_api.urls import consumers, urlpatterns
+from project import checks
+
+ROOT = Path(__file__).parent.parent
+API = (ROOT / "docs" / "api.md").read_text()
+
+
+def read_section(title: str) -> str:
+    """The text below this heading, up to the next one of any level."""
+    match = re.search(rf"^#+ {re.escape(title)}\n(.*?)(?=^#|\Z)", API, re.MULTILINE | re.DOTALL)
+    assert match, f"docs/api.md has no section {title!r}"
+    return match[1]
+
+
+def find_undocumented(names: object, text: str) -> list[str]:
+    """Names that do not stand in the text as `name`."""
+    return [name for name in sorted(names) if f"`{name}`" not in text]  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    ("section", "names"),
+    [
+        ("Honoured by both endpoints", chat.HONOURED & completions.HONOURED),
+        ("Honoured by chat completions", chat.HONOURED - completions.HONOURED),
+        ("Honoured by completions", completions.HONOURED - chat.HONOURED),
+        ("Accepted without effect", BOOKKEEPING),
+        ("Refused unless neutral", CHAT_NEUTRAL.keys() | COMPLETION_NEUTRAL.keys()),
+        ("generation_config", generation_config.MAPPED.keys() | generation_config.NEUTRAL.keys()),
+    ],
+)
+def test_every_parameter_is_documented_in_its_class(section: str, names: set[str]) -> None:
+    assert find_undocumented(names, read_section(section)) == []
+
+
+def test_no_documented_parameter_is_unknown() -> None:
+    known = chat.HONOURED | completions.HONOURED | BOOKKEEPING.keys() | CHAT_NEUTRAL.keys() | COMPLETION_NEUTRAL.keys()
+    for section in ("Honoured by both endpoints", "Accepted without effect", "Refused unless neutral"):
+        documented = re.findall(r"^\| `(\w+)`", read_section(section), re.MULTILINE)
+        assert documented
+        assert set(documented) <= known
+
+
+def test_every_error_code_is_documented() -> None:
+    classes = [value for _, value in inspect.getmembers(errors, inspect.isclass) if value.__module__ == errors.__name__]
+    codes = {cls.code for cls in classes if cls.code}
+    for path in (ROOT / "apps").rglob("*.py"):
+        codes |= set(re.findall(r'\bcode="(\w+)"', path.read_text())) - {"model_name"}  # that is a form's
+    assert find_undocumented(codes, read_section("Errors")) == []
+
+
+def test_every_path_is_documented() -> None:
+    paths = {*consumers, *(str(route.pattern) for route in urlpatterns)}
+    named = {path for path in paths if path.startswith("v1/") or path in ("load_model", "health", "ready", "schema")}
+    missing = [path for path in named if f" /{path.replace('<path:model_id>', '{id}')}`" not in API]
+    assert missing == []
+
+
+def test_every_setting_is_documented() -> None:
+    source = (ROOT / "project" / "settings.py").read_text()
+    names = re.findall(r'env_\w+\(\s*"(\w+)"', source)
+    assert len(names) > 20
+    assert find_undocumented(names, (ROOT / "docs" / "settings.md").read_text()) == []
+
+
+def test_every_check_has_its_own_id() -> None:
+    ids = re.findall(r'id="(atrium\.[EW]\d{3})"', inspect.getsource(checks))
+    assert len(ids) == len(set(ids)) > 5

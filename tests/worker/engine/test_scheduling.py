@@ -1,0 +1,256 @@
+"""Scheduler, waiting queue and block manager: every invariant holds whatever happens, and the order is fair."""
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from gpu_worker.engine.block_manager import BlockManager
+from gpu_worker.engine.integrity import IntegrityError
+from gpu_worker.engine.request import Request, RequestStatus
+from gpu_worker.engine.scheduler import Scheduler
+from gpu_worker.engine.waiting import WaitingQueue
+from gpu_worker.protocol import Sampling
+from tests.worker.engine.driving import make_engine, make_prompt, make_request, run_all
+
+BLOCK_SIZE = 4
+NUM_BLOCKS = 14
+MAX_MODEL_LEN = NUM_BLOCKS * BLOCK_SIZE
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """Adds, steps and aborts in any order. Tokens come from a tiny alphabet, so prefixes meet often."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scheduler = Scheduler(BlockManager(NUM_BLOCKS, BLOCK_SIZE), max_num_seqs=4, max_num_batched_tokens=10)
+        self.live: dict[str, Request] = {}
+        self.num_added = 0
+        # What the cache holds, by slot: the tokens up to and with the one whose keys and values were written there.
+        self.content: dict[int, tuple[str, tuple[int, ...]]] = {}
+
+    @rule(
+        prompt=st.lists(st.integers(0, 1), min_size=1, max_size=30),
+        priority=st.integers(0, 1),
+        user=st.sampled_from("ab"),
+        salt=st.sampled_from(["", "x"]),
+    )
+    def add(self, prompt: list[int], priority: int, user: str, salt: str) -> None:
+        self.num_added += 1
+        request = make_request(
+            str(self.num_added), prompt, priority=priority, user=user, cache_salt=salt, arrival_s=float(self.num_added)
+        )
+        self.live[request.id] = request
+        self.scheduler.waiting.push(request)
+
+    @precondition(lambda self: self.live)
+    @rule(token=st.integers(0, 1), is_last=st.booleans())
+    def step(self, token: int, is_last: bool) -> None:
+        chunks = self.scheduler.schedule()
+        assert chunks, "there is work, yet nothing was scheduled"
+        assert sum(chunk.num_tokens for chunk in chunks) <= 10
+        for request, num_tokens in chunks:
+            self.check_past(request)
+            for position in range(request.num_computed_tokens, request.num_computed_tokens + num_tokens):
+                self.content[self.slot(request, position)] = self.history(request, position)
+        self.scheduler.complete(chunks)
+        for request, _ in chunks:
+            if request.num_computed_tokens == request.num_tokens:
+                request.output_token_ids.append(token)
+                if is_last or request.num_tokens == MAX_MODEL_LEN:
+                    self.end(request)
+
+    @precondition(lambda self: self.live)
+    @rule(data=st.data())
+    def abort(self, data: st.DataObject) -> None:
+        self.end(self.live[data.draw(st.sampled_from(sorted(self.live)))])
+
+    @rule()
+    def forget(self) -> None:
+        self.scheduler.blocks.forget_cached()
+
+    @invariant()
+    def bookkeeping_is_whole(self) -> None:
+        self.scheduler.check_integrity()
+        if not self.live:
+            assert self.scheduler.blocks.num_free_blocks == NUM_BLOCKS
+
+    def check_past(self, request: Request) -> None:
+        """Whatever the request takes for computed must be its own history, salt included."""
+        for position in range(request.num_computed_tokens):
+            assert self.content[self.slot(request, position)] == self.history(request, position)
+
+    def end(self, request: Request) -> None:
+        del self.live[request.id]
+        self.scheduler.remove(request)
+        self.scheduler.waiting.leave(request)
+        request.status = RequestStatus.FINISHED
+
+    @staticmethod
+    def slot(request: Request, position: int) -> int:
+        return request.block_ids[position // BLOCK_SIZE] * BLOCK_SIZE + position % BLOCK_SIZE
+
+    @staticmethod
+    def history(request: Request, position: int) -> tuple[str, tuple[int, ...]]:
+        return request.cache_salt, tuple(request.get_token_ids(0, position + 1))
+
+
+TestSchedulerMachine = SchedulerMachine.TestCase
+TestSchedulerMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_integrity_check_sees_a_stolen_block() -> None:
+    blocks = BlockManager(8, BLOCK_SIZE)
+    request = make_request("r", [1, 2, 3, 4, 5])
+    assert hold(blocks, request)
+    blocks.check_integrity([request])
+    request.block_ids.pop()
+    with pytest.raises(IntegrityError):
+        blocks.check_integrity([request])
+
+
+def test_a_prefix_is_reused_only_under_the_same_salt() -> None:
+    prompt = make_prompt(random.Random(0), 20)
+    engine = make_engine("qwen2")
+    first = make_request("1", list(prompt), cache_salt="team-a")
+    run_all(engine, [first])
+    same, other = make_request("2", list(prompt), cache_salt="team-a"), make_request("3", list(prompt))
+    run_all(engine, [same, other])
+    assert (first.num_cached_tokens, same.num_cached_tokens, other.num_cached_tokens) == (0, 16, 0)
+    assert first.output_token_ids == same.output_token_ids == other.output_token_ids
+
+
+def test_prefix_cache_can_be_switched_off() -> None:
+    prompt = make_prompt(random.Random(0), 20)
+    engine = make_engine("qwen2", prefix_cache=False)
+    for index in range(2):
+        request = make_request(str(index), list(prompt))
+        run_all(engine, [request])
+        assert request.num_cached_tokens == 0
+
+
+def hold(blocks: BlockManager, request: Request) -> bool:
+    return blocks.allocate(request, blocks.match_prefix(request))
+
+
+def test_leaves_are_evicted_before_their_prefix() -> None:
+    blocks = BlockManager(6, BLOCK_SIZE)
+    old = make_request("old", list(range(20)))
+    assert hold(blocks, old)
+    blocks.advance(old, 20)
+    blocks.release(old)
+    other = make_request("other", [99] * 12)
+    assert hold(blocks, other)  # takes the free block and two of the five cached
+    again = make_request("again", list(range(20)))
+    assert len(blocks.match_prefix(again)) == 3
+    assert not hold(blocks, again), "three blocks are held, three known, two more are needed"
+    blocks.check_integrity([other])
+    blocks.release(other)
+    assert hold(blocks, again)
+    blocks.check_integrity([again])
+
+
+def test_choices_of_one_prompt_compute_it_once() -> None:
+    engine = make_engine("qwen2", max_num_batched_tokens=256)
+    prompt = make_prompt(random.Random(4), 50)
+    choices = [
+        make_request(str(i), list(prompt), choice_index=i, sampling=Sampling(seed=1, temperature=2.0)) for i in range(4)
+    ]
+    run_all(engine, choices)
+    assert [choice.num_cached_tokens for choice in choices] == [0, 48, 48, 48]
+    assert len({tuple(choice.output_token_ids) for choice in choices}) == 4
+
+
+def test_one_user_cannot_starve_another() -> None:
+    """Forty requests of one user are waiting; another user's first is next but one."""
+    queue = WaitingQueue()
+    for index in range(40):
+        queue.push(make_request(f"many{index}", [1], user="many", arrival_s=index))
+    queue.push(make_request("one", [1], user="one", arrival_s=99.0))
+    order = []
+    while (request := queue.peek()) is not None:
+        queue.remove(request)
+        queue.charge(request, 100)
+        order.append(request.id)
+    assert "one" in order[:2]
+
+
+def test_weights_divide_service() -> None:
+    queue = WaitingQueue()
+    for index in range(60):
+        queue.push(make_request(f"h{index}", [1], user="heavy", weight=3.0, arrival_s=index))
+        queue.push(make_request(f"l{index}", [1], user="light", weight=1.0, arrival_s=index))
+    served: Counter[str] = Counter()
+    for _ in range(40):
+        request = queue.peek()
+        queue.remove(request)
+        queue.charge(request, 10)
+        served[request.user] += 1
+    assert 29 <= served["heavy"] <= 31
+
+
+def test_idle_time_earns_no_credit() -> None:
+    queue = WaitingQueue()
+    busy = make_request("busy", [1], user="busy")
+    queue.push(busy)
+    queue.remove(busy)
+    queue.charge(busy, 1_000_000)
+    queue.push(make_request("b", [1], user="busy", arrival_s=1.0))
+    for index in range(3):
+        queue.push(make_request(f"n{index}", [1], user="new", arrival_s=2.0 + index))
+    order = []
+    while (request := queue.peek()) is not None:
+        queue.remove(request)
+        queue.charge(request, 10)
+        order.append(request.user)
+    assert order.index("busy") <= 1
+
+
+def test_priority_goes_before_fairness() -> None:
+    queue = WaitingQueue()
+    batch = make_request("batch", [1], priority=10, arrival_s=0.0)
+    interactive = make_request("interactive", [1], priority=0, arrival_s=1.0)
+    queue.push(batch)
+    queue.push(interactive)
+    assert queue.peek() is interactive
+    assert (queue.estimate_position(interactive), queue.estimate_position(batch)) == (0, 1)
+
+
+def test_estimated_position_lets_users_take_turns() -> None:
+    queue = WaitingQueue()
+    for index in range(10):
+        queue.push(make_request(f"a{index}", [1], user="a", arrival_s=float(index)))
+    late = make_request("b0", [1], user="b", arrival_s=50.0)
+    queue.push(late)
+    assert queue.estimate_position(late) == 1
+
+
+def test_decodes_go_on_while_a_long_prompt_is_prefilled_in_chunks() -> None:
+    engine = make_engine("qwen2", max_num_batched_tokens=8)
+    talking = make_request("talking", [5, 6, 7], max_tokens=40, eos_token_ids=frozenset())
+    engine.add(talking)
+    engine.step()
+    long = make_request("long", make_prompt(random.Random(1), 60))
+    engine.add(long)
+    num_steps = 0
+    while not long.output_token_ids:
+        before = len(talking.output_token_ids)
+        engine.step()
+        num_steps += 1
+        assert len(talking.output_token_ids) == before + 1
+    assert num_steps == 9  # 60 tokens in chunks of 8 less the one that decodes
+
+
+def test_the_youngest_is_preempted_and_the_oldest_goes_on() -> None:
+    engine = make_engine("qwen2", num_blocks=24)
+    requests = [
+        make_request(str(i), make_prompt(random.Random(i), 24), max_tokens=40, arrival_s=i, eos_token_ids=frozenset())
+        for i in range(3)
+    ]
+    run_all(engine, requests)
+    assert requests[0].num_preemptions == 0
+    assert requests[2].num_preemptions > 0
+    assert [len(request.output_token_ids) for request in requests] == [40, 40, 40]
