@@ -13,7 +13,7 @@ curl -N http://localhost:8000/v1/chat/completions \\
   -H "Authorization: Bearer $ATRIUM_API_KEY" \\
   -H "Content-Type: application/json" \\
   -d '{
-    "model": "demo",
+    "model": "atrium-demo",
     "messages": [{"role": "user", "content": "Hello!"}],
     "stream": true
   }'
@@ -29,7 +29,7 @@ from openai import OpenAI
 client = OpenAI(base_url="http://localhost:8000/v1", api_key="YOUR_KEY")
 
 stream = client.chat.completions.create(
-    model="demo",
+    model="atrium-demo",
     messages=[{"role": "user", "content": "Hello!"}],
     stream=True,
 )
@@ -49,7 +49,7 @@ from huggingface_hub import AsyncInferenceClient
 async def main():
     client = AsyncInferenceClient("http://localhost:8000", api_key="YOUR_KEY")
     stream = await client.chat_completion(
-        model="demo",
+        model="atrium-demo",
         messages=[{"role": "user", "content": "Hello!"}],
         stream=True,
     )

@@ -25,7 +25,7 @@ _SHARES: dict[Exchange, float] = {
     echoes.remembered: 4,
     long_texts.counting: 4,
     long_texts.example: 4,
-    long_texts.story: 1.5,
+    long_texts.story: 3,
     refusals.needs_tool: 5,
     refusals.unknown: 12,
     small_talk.abilities: 5,

@@ -15,21 +15,26 @@ _SPECIAL_TOKENS = [PADDING, "<|im_start|>", END_OF_TURN]
 # One token each, and kept in decoded text: who parses tool calls reads them there.
 _TAGS = ["<tool_call>", "</tool_call>", "<tools>", "</tools>", "<tool_response>", "</tool_response>"]
 
-_PIECES = r"'(?:s|t|re|ve|m|ll|d)\b|{blank}\p{{Ll}}+|{blank}\p{{Lu}}\p{{Ll}}+|\p{{L}}|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+|\s"
+_PIECES = (
+    r"'(?:s|t|re|ve|m|ll|d)\b|{before_lower}\p{{Ll}}+|{before_upper}\p{{Lu}}\p{{Ll}}+|"
+    r"\p{{L}}|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+|\s"
+)
 CONTEXT_TOKENS = 32_768
 _BLANK = "Ġ"  # how byte-level vocabularies write it
+_PREFIXES = (_BLANK, "_")
 _TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 
 
 def train_tokenizer(texts: Iterable[str], num_merged_tokens: int) -> PreTrainedTokenizerFast:
     """Learn the merges from the texts. Every byte has a token, so any text survives encode and decode.
 
-    Words are learnt without the blank before them. Then each token that may begin a word gets a twin with the blank,
-    merged last of all. So a word is cut the same way after a blank, a quote or a bracket, and to copy it into JSON is
-    plain copying, but for one token that changes to its twin. `twins` lists them.
+    Words are learnt without what stands before them. Then each token that may begin a word gets a twin with the blank,
+    and if it is in lower case one with the underscore, merged last of all. So a word is cut the same way after a blank,
+    a quote or a bracket, and to copy it into JSON is plain copying, but for one token that changes to its twin; and in
+    `get_current_weather` each token tells which comes next, which a lone underscore would not. `twins` lists them.
     """
     trained = Tokenizer(models.BPE())
-    trained.pre_tokenizer = _split(blank="")
+    trained.pre_tokenizer = _split(before_lower="", before_upper="")
     trainer = trainers.BpeTrainer(
         vocab_size=num_merged_tokens,
         special_tokens=_SPECIAL_TOKENS,
@@ -40,11 +45,14 @@ def train_tokenizer(texts: Iterable[str], num_merged_tokens: int) -> PreTrainedT
     learnt = json.loads(trained.to_str())["model"]
     vocab: dict[str, int] = learnt["vocab"]
     merges = [tuple(merge) for merge in learnt["merges"]]
-    for token in [t for t in vocab if t.isascii() and t.isalpha()]:
-        vocab[_BLANK + token] = len(vocab)
-        merges.append((_BLANK, token))
+    beginnings = [t for t in vocab if t.isascii() and t.isalpha()]
+    for prefix in _PREFIXES:
+        for token in beginnings:
+            if prefix == _BLANK or token.islower():
+                vocab[prefix + token] = len(vocab)
+                merges.append((prefix, token))
     tokenizer = Tokenizer(models.BPE(vocab, merges))
-    tokenizer.pre_tokenizer = _split(blank=" ?")
+    tokenizer.pre_tokenizer = _split(before_lower="[ _]?", before_upper=" ?")
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(_SPECIAL_TOKENS)
     tokenizer.add_tokens(_TAGS)
@@ -58,14 +66,18 @@ def train_tokenizer(texts: Iterable[str], num_merged_tokens: int) -> PreTrainedT
     )
 
 
-def twins(tokenizer: PreTrainedTokenizerFast) -> list[tuple[int, int]]:
-    """Pairs of token ids: a word's beginning, and the same with a blank before it."""
+def twins(tokenizer: PreTrainedTokenizerFast) -> list[list[tuple[int, int]]]:
+    """For each prefix, pairs of token ids: a word's beginning, and the same with the prefix before it."""
     vocab = tokenizer.get_vocab()
-    return [(vocab[t[1:]], i) for t, i in vocab.items() if t[0] == _BLANK and t[1:] in vocab and t[1:].isalpha()]
+    return [
+        [(vocab[t[1:]], i) for t, i in vocab.items() if t[0] == prefix and t[1:] in vocab and t[1:].isalpha()]
+        for prefix in _PREFIXES
+    ]
 
 
-def _split(blank: str) -> pre_tokenizers.PreTokenizer:
-    split = pre_tokenizers.Split(Regex(_PIECES.format(blank=blank)), "isolated")
+def _split(before_lower: str, before_upper: str) -> pre_tokenizers.PreTokenizer:
+    pieces = _PIECES.format(before_lower=before_lower, before_upper=before_upper)
+    split = pre_tokenizers.Split(Regex(pieces), "isolated")
     return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 

@@ -35,7 +35,7 @@ def _declare(rng: random.Random, family: Family) -> _Tool:
     properties: dict[str, Any] = {}
     for slot in family.slots:
         parameter = rng.choice([n for n in slot.names if n not in properties])
-        if rng.random() < 0.15 and (unusual := rng.choice((noun(rng), invented_word(rng).lower()))) not in properties:
+        if rng.random() < 0.25 and (unusual := rng.choice((noun(rng), invented_word(rng).lower()))) not in properties:
             parameter = unusual
         declared: dict[str, Any] = {"type": "integer" if isinstance(slot.value(rng), int) else "string"}
         if described and slot.description:
