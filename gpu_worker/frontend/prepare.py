@@ -160,7 +160,7 @@ class Frontend:
             rules,
             matcher,
             reasoning_class(rendered.text, rendered.continued) if reasoning_class else None,
-            tool_call_class() if tool_call_class else None,
+            tool_call_class(request.tools or ()) if tool_call_class else None,
         )
 
 
