@@ -33,9 +33,11 @@ def _declare(rng: random.Random, family: Family) -> _Tool:
         name = _rename(rng, family.kind)
     described, titled = rng.random() < 0.6, rng.random() < 0.15
     properties: dict[str, Any] = {}
+    usual = {name for slot in family.slots for name in slot.names}
     for slot in family.slots:
         parameter = rng.choice([n for n in slot.names if n not in properties])
-        if rng.random() < 0.25 and (unusual := rng.choice((noun(rng), invented_word(rng).lower()))) not in properties:
+        unusual = rng.choice((noun(rng), invented_word(rng).lower()))
+        if rng.random() < 0.25 and unusual not in usual and unusual not in properties:
             parameter = unusual
         declared: dict[str, Any] = {"type": "integer" if isinstance(slot.value(rng), int) else "string"}
         if described and slot.description:
