@@ -64,15 +64,20 @@ class BlockManager:
         On success sets `block_ids` and `num_computed_tokens` and returns True. Returns False and changes nothing
         when that would leave fewer than `num_spare` blocks free.
         """
-        num_revived = sum(1 for block in prefix if self._ref_counts[block] == 0)
-        num_new = self._blocks_for(request.num_tokens) - len(prefix)
-        if self.num_free_blocks - num_revived - num_new < num_spare:
+        if not self.fits(request, prefix, num_spare):
             return False
         for block in prefix:
             self._hold(block)
+        num_new = self._blocks_for(request.num_tokens) - len(prefix)
         request.block_ids = prefix + [self._take() for _ in range(num_new)]
         request.num_computed_tokens = len(prefix) * self.block_size
         return True
+
+    def fits(self, request: Request, prefix: list[int], num_spare: int) -> bool:
+        """Whether a waiting request could be given its blocks and `num_spare` would still be free."""
+        num_revived = sum(1 for block in prefix if self._ref_counts[block] == 0)
+        num_new = self._blocks_for(request.num_tokens) - len(prefix)
+        return self.num_free_blocks - num_revived - num_new >= num_spare
 
     def grow(self, request: Request) -> bool:
         """Give a running request the blocks its newest tokens need. False, and no change, when none are left."""

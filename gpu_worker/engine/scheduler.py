@@ -1,13 +1,15 @@
 """Which tokens of which requests the next step computes. It knows no tensors and no clock.
 
-Running requests come first, oldest first: one token each for those that decode, then prompt chunks while the token
-budget lasts, then waiting requests are admitted. A request gets the blocks of its whole prompt when it is admitted
-and one more whenever its answer fills the last; if none is left, the youngest running request is preempted: it
-loses its blocks, goes back to the front of its user's queue, and is computed again later (mostly from the prefix
-cache). The oldest can always go on, because the pool holds at least one request of full length.
+Running requests come first, oldest first: one token each for those that decode; then prompts while the token budget
+lasts, those already begun and those that wait alike in the order of fair share. A request gets the blocks of its
+whole prompt when it is admitted and one more whenever its answer fills the last; if none is left, the youngest
+running request is preempted: it loses its blocks, goes back to the front of its user's queue, and is computed again
+later (mostly from the prefix cache). The oldest can always go on, because the pool holds at least one request of full
+length. Where seats or blocks are taken, a user with many running requests also makes room for one with few.
 """
 
 from bisect import insort
+from collections import Counter
 from typing import NamedTuple
 
 from gpu_worker.engine.block_manager import BlockManager
@@ -40,19 +42,22 @@ class Scheduler:
 
     def schedule(self) -> list[Chunk]:
         """The chunks of the next step; decodes come before longer chunks."""
-        decodes, num_preempted = self._schedule_decodes()
-        budget = self._max_num_batched_tokens - len(decodes)
-        prefills: list[Chunk] = []
-        for request in self.running:
-            if budget > 0 and _num_pending(request) > 1:
-                budget -= _append_chunk(prefills, request, budget)
-        while budget > 0 and num_preempted == 0 and len(self.running) < self._max_num_seqs:
-            admitted = self._admit_next()
-            if admitted is None:
-                break
-            budget -= _append_chunk(prefills, admitted, budget)
+        self._make_room()
+        chunks, num_preempted = self._schedule_decodes()
+        budget = self._max_num_batched_tokens - len(chunks)
+        # Prompts, begun or waiting, in the order of fair share: a long one of somebody else does not go first for ever.
+        begun = [request for request in self.running if _num_pending(request) > 1]
+        begun.sort(key=self.waiting.rank, reverse=True)
+        may_admit = num_preempted == 0
+        while budget > 0 and (begun or may_admit):
+            newcomer = self.waiting.peek() if may_admit and len(self.running) < self._max_num_seqs else None
+            may_admit = newcomer is not None
+            if newcomer is not None and not (begun and self.waiting.rank(begun[-1]) < self.waiting.rank(newcomer)):
+                if may_admit := self._admit(newcomer):
+                    budget -= _append_chunk(chunks, newcomer, budget)
+            elif begun:
+                budget -= _append_chunk(chunks, begun.pop(), budget)
         # The last token of a chunked or cached prompt is one token too, and is computed as a decode.
-        chunks = decodes + prefills
         chunks.sort(key=lambda chunk: chunk.num_tokens > 1)
         return chunks
 
@@ -101,24 +106,51 @@ class Scheduler:
         request.num_preemptions += 1
         self.waiting.push_front(request)
 
-    def _admit_next(self) -> Request | None:
+    def _make_room(self) -> None:
+        """Preempt for the first waiting request, one a step, where it has a better right to run than others: it goes
+        before batch work, and before a user who was served more and has more requests running for his weight."""
+        newcomer = self.waiting.peek()
+        if newcomer is None:
+            return
+        prefix = self.blocks.match_prefix(newcomer)
+        if self._is_being_computed(newcomer, len(prefix) * self.blocks.block_size):
+            return
+        while len(self.running) >= self._max_num_seqs or not self.blocks.fits(newcomer, prefix, len(self.running)):
+            victim = self._find_victim(newcomer)
+            if victim is None:
+                return
+            self._preempt(victim)
+
+    def _find_victim(self, newcomer: Request) -> Request | None:
+        """The one to give way: of the lowest priority, of the user with most running for his weight, the youngest."""
+        num_running = Counter(request.user for request in self.running)
+        seats_then = (num_running[newcomer.user] + 1) / newcomer.weight
+        rank = self.waiting.rank(newcomer)
+        candidates = [
+            request
+            for request in self.running
+            if request.priority > newcomer.priority
+            or (self.waiting.rank(request)[:2] > rank[:2] and num_running[request.user] / request.weight > seats_then)
+        ]
+        return max(
+            candidates, key=lambda r: (r.priority, num_running[r.user] / r.weight, r.arrival_s, r.id), default=None
+        )
+
+    def _admit(self, request: Request) -> bool:
         """Admit the first waiting request, or nobody: letting a smaller one pass would starve it."""
-        request = self.waiting.peek()
-        if request is None:
-            return None
         prefix = self.blocks.match_prefix(request)
         if self._is_being_computed(request, len(prefix) * self.blocks.block_size):
-            return None
+            return False
         # Running requests will soon need a block each; without spare ones the newcomer would be preempted at once.
         if not self.blocks.allocate(request, prefix, num_spare=len(self.running)):
-            return None
+            return False
         self.waiting.remove(request)
         if request.num_preemptions == 0:
             request.num_cached_tokens = min(request.num_computed_tokens, len(request.prompt_token_ids))
             self.waiting.charge(request, request.num_tokens - request.num_computed_tokens)
         request.status = RequestStatus.RUNNING
         insort(self.running, request, key=_age)
-        return request
+        return True
 
     def _is_being_computed(self, request: Request, num_known: int) -> bool:
         """Whether a running request is about to compute the block this one would start with (`n` choices of one

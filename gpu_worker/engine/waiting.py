@@ -44,8 +44,12 @@ class WaitingQueue:
         """The request to admit next, if any waits."""
         if not self._queues:
             return None
-        key = min(self._queues, key=self._rank)
-        return self._queues[key][0]
+        return min((queue[0] for queue in self._queues.values()), key=self.rank)
+
+    def rank(self, request: Request) -> tuple[int, float, float]:
+        """The order of fair share, lowest first, among requests that wait or run: priority, what the user was
+        served, arrival."""
+        return request.priority, self._served[request.user], request.arrival_s
 
     def remove(self, request: Request) -> None:
         """Take a waiting request out: it was admitted, or it has ended."""
@@ -73,21 +77,17 @@ class WaitingQueue:
         key = (request.priority, request.user)
         if request not in self._queues.get(key, ()):
             return None
-        turn = self._queues[key].index(request)
+        turn, first = self._queues[key].index(request), self.rank(self._queues[key][0])
         ahead = turn
         for other, queue in self._queues.items():
             if other[0] < key[0]:
                 ahead += len(queue)
             elif other[0] == key[0] and other != key:
-                ahead += min(len(queue), turn + (self._rank(other) < self._rank(key)))
+                ahead += min(len(queue), turn + (self.rank(queue[0]) < first))
         return ahead
 
     def _queue_of(self, request: Request) -> deque[Request]:
         return self._queues.setdefault((request.priority, request.user), deque())
-
-    def _rank(self, key: tuple[int, str]) -> tuple[int, float, float]:
-        priority, user = key
-        return priority, self._served[user], self._queues[key][0].arrival_s
 
     def _floor(self) -> float:
         if not self._num_active:

@@ -178,6 +178,71 @@ def test_one_user_cannot_starve_another() -> None:
     assert "one" in order[:2]
 
 
+def test_one_users_full_batch_makes_room_for_anothers_first_request() -> None:
+    engine = make_engine("qwen2", max_num_seqs=4)
+    prompts = random.Random(2)
+    many = [
+        make_request(f"m{i}", make_prompt(prompts, 6), user="many", max_tokens=60, eos_token_ids=frozenset())
+        for i in range(16)
+    ]
+    for request in many:
+        engine.add(request)
+    for _ in range(5):
+        engine.step()
+    one = make_request("one", make_prompt(prompts, 6), user="one")
+    engine.add(one)
+    num_steps = 0
+    while not one.output_token_ids:
+        engine.step()
+        engine.check_integrity()
+        num_steps += 1
+    assert num_steps <= 2, "idle it would have taken one step"
+    run_all(engine, [], after_step=engine.check_integrity)
+    alone = {request.id: make_request(request.id, list(request.prompt_token_ids)) for request in (one, *many)}
+    for request in (one, *many):
+        again = alone[request.id]
+        again.max_tokens, again.eos_token_ids = request.max_tokens, request.eos_token_ids
+        run_all(engine, [again])
+        assert again.output_token_ids == request.output_token_ids
+    assert sum(request.num_preemptions for request in many) <= 3, "who made room once is not sent away again and again"
+
+
+def test_users_with_full_queues_are_served_equally_and_by_weight() -> None:
+    engine = make_engine("qwen2", max_num_seqs=6)
+    prompts, weights = random.Random(3), {"a": 1.0, "b": 1.0, "c": 2.0}
+    served: Counter[str] = Counter()
+    for index in range(40):
+        for user, weight in weights.items():
+            options = {"max_tokens": prompts.randrange(5, 40), "eos_token_ids": frozenset(), "weight": weight}
+            engine.add(make_request(f"{user}{index}", make_prompt(prompts, 8), user=user, arrival_s=0.0, **options))
+    for _ in range(150):
+        served.update(output.request.user for output in engine.step() if output.token_id is not None)
+        engine.check_integrity()
+    assert served["a"] == pytest.approx(served["b"], rel=0.1)
+    assert served["c"] == pytest.approx(2 * served["a"], rel=0.15)
+
+
+def test_batch_work_fills_idle_seats_only() -> None:
+    engine = make_engine("qwen2", max_num_seqs=4)
+    prompts = random.Random(5)
+    batch = [
+        make_request(f"b{i}", make_prompt(prompts, 6), priority=10, max_tokens=40, eos_token_ids=frozenset())
+        for i in range(6)
+    ]
+    for request in batch:
+        engine.add(request)
+    engine.step()
+    assert sum(bool(request.output_token_ids) for request in batch) == 4
+    chats = [make_request(f"c{i}", make_prompt(prompts, 6), eos_token_ids=frozenset()) for i in range(4)]
+    for request in chats:
+        engine.add(request)
+    for _ in chats:  # room is made for one a step
+        engine.step()
+    assert all(request.output_token_ids for request in chats)
+    run_all(engine, [], after_step=engine.check_integrity)
+    assert [len(request.output_token_ids) for request in batch] == [40] * 6
+
+
 def test_weights_divide_service() -> None:
     queue = WaitingQueue()
     for index in range(60):
