@@ -6,6 +6,7 @@ from gpu_worker.engine.base import EngineStats
 from gpu_worker.engine.batch import build_batch
 from gpu_worker.engine.lifecycle import NOT_A_NUMBER, RequestLifecycle
 from gpu_worker.engine.model_runner import ModelRunner
+from gpu_worker.engine.pace import PrefillPace
 from gpu_worker.engine.request import Request, TokenOutput
 from gpu_worker.engine.scheduler import Chunk, Scheduler
 
@@ -20,11 +21,12 @@ class PagedEngine(RequestLifecycle):
         super().__init__(max_model_len, scheduler.waiting)
         self._runner = runner
         self._scheduler = scheduler
+        self._pace = PrefillPace()
         self._num_steps = 0
 
     def step(self) -> list[TokenOutput]:
         """Schedule, forward, sample: at most one token for each running request."""
-        chunks = self._scheduler.schedule()
+        chunks = self._scheduler.schedule(self._pace.num_tokens)
         if chunks:
             started_s = time.monotonic()
             for request, _ in chunks:
@@ -35,7 +37,7 @@ class PagedEngine(RequestLifecycle):
             sampled = [chunk.request for chunk in batch.sampled]
             tokens = self._sampler.sample(logits_RV, sampled) if sampled else []
             self._num_steps += 1
-            _share_time(chunks, time.monotonic() - started_s)
+            self._note_time(chunks, time.monotonic() - started_s)
             for request, token in zip(sampled, tokens, strict=True):
                 if token is None:
                     self._fail_broken(request)
@@ -77,9 +79,10 @@ class PagedEngine(RequestLifecycle):
     def _release(self, request: Request) -> None:
         self._scheduler.remove(request)
 
-
-def _share_time(chunks: list[Chunk], elapsed_s: float) -> None:
-    """Every request is charged the part of the step that its tokens were of the batch."""
-    per_token_s = elapsed_s / sum(chunk.num_tokens for chunk in chunks)
-    for request, num_tokens in chunks:
-        request.device_s += per_token_s * num_tokens
+    def _note_time(self, chunks: list[Chunk], elapsed_s: float) -> None:
+        """Every request is charged the part of the step that its tokens were of the batch."""
+        num_tokens = sum(chunk.num_tokens for chunk in chunks)
+        for request, num_own in chunks:
+            request.device_s += elapsed_s / num_tokens * num_own
+        num_decodes = sum(chunk.num_tokens == 1 for chunk in chunks)
+        self._pace.learn(num_decodes=num_decodes, num_prompt_tokens=num_tokens - num_decodes, elapsed_s=elapsed_s)

@@ -17,6 +17,8 @@ from gpu_worker.engine.integrity import require
 from gpu_worker.engine.request import Request, RequestStatus
 from gpu_worker.engine.waiting import WaitingQueue
 
+LONG_PROMPT_TOKENS = 256  # still to be computed: from here on a prompt is paced
+
 
 class Chunk(NamedTuple):
     """The next `num_tokens` of a request after its `num_computed_tokens`; one token is a decode."""
@@ -32,19 +34,32 @@ def _age(request: Request) -> tuple[int, float, str]:
 class Scheduler:
     """Owns the waiting queue, the running list and the blocks. Not thread-safe: the engine thread owns it."""
 
-    def __init__(self, blocks: BlockManager, *, max_num_seqs: int, max_num_batched_tokens: int) -> None:
+    def __init__(
+        self,
+        blocks: BlockManager,
+        *,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        long_prompt_tokens: int = LONG_PROMPT_TOKENS,
+    ) -> None:
         self.blocks = blocks
         self.waiting = WaitingQueue()
         self.running: list[Request] = []  # oldest first, by `_age`
         self._max_num_seqs = max_num_seqs
         # Every running request must be able to decode in one step.
         self._max_num_batched_tokens = max(max_num_batched_tokens, max_num_seqs)
+        self._long_prompt_tokens = long_prompt_tokens
 
-    def schedule(self) -> list[Chunk]:
-        """The chunks of the next step; decodes come before longer chunks."""
+    def schedule(self, pace: int | None = None) -> list[Chunk]:
+        """The chunks of the next step; decodes come before longer chunks.
+
+        Where somebody decodes, long prompts get at most `pace` tokens together, so that the others' next tokens do
+        not wait for them. Short prompts are done in one step.
+        """
         self._make_room()
         chunks, num_preempted = self._schedule_decodes()
         budget = self._max_num_batched_tokens - len(chunks)
+        long_budget = budget if pace is None or not chunks else pace
         # Prompts, begun or waiting, in the order of fair share: a long one of somebody else does not go first for ever.
         begun = [request for request in self.running if _num_pending(request) > 1]
         begun.sort(key=self.waiting.rank, reverse=True)
@@ -52,11 +67,16 @@ class Scheduler:
         while budget > 0 and (begun or may_admit):
             newcomer = self.waiting.peek() if may_admit and len(self.running) < self._max_num_seqs else None
             may_admit = newcomer is not None
-            if newcomer is not None and not (begun and self.waiting.rank(begun[-1]) < self.waiting.rank(newcomer)):
-                if may_admit := self._admit(newcomer):
-                    budget -= _append_chunk(chunks, newcomer, budget)
-            elif begun:
-                budget -= _append_chunk(chunks, begun.pop(), budget)
+            if newcomer is None or (begun and self.waiting.rank(begun[-1]) < self.waiting.rank(newcomer)):
+                request = begun.pop() if begun else None
+            else:
+                may_admit = self._admit(newcomer)
+                request = newcomer if may_admit else None
+            if request is not None:
+                is_long = _num_pending(request) > self._long_prompt_tokens
+                num_tokens = _append_chunk(chunks, request, min(budget, long_budget) if is_long else budget)
+                budget -= num_tokens
+                long_budget -= num_tokens if is_long else 0
         # The last token of a chunked or cached prompt is one token too, and is computed as a decode.
         chunks.sort(key=lambda chunk: chunk.num_tokens > 1)
         return chunks
@@ -175,5 +195,6 @@ def _num_pending(request: Request) -> int:
 
 def _append_chunk(chunks: list[Chunk], request: Request, budget: int) -> int:
     num_tokens = min(_num_pending(request), budget)
-    chunks.append(Chunk(request, num_tokens))
+    if num_tokens > 0:
+        chunks.append(Chunk(request, num_tokens))
     return num_tokens

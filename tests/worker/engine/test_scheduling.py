@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from gpu_worker.engine.block_manager import BlockManager
 from gpu_worker.engine.integrity import IntegrityError
+from gpu_worker.engine.pace import PrefillPace
 from gpu_worker.engine.request import Request, RequestStatus
 from gpu_worker.engine.scheduler import Scheduler
 from gpu_worker.engine.waiting import WaitingQueue
@@ -26,7 +27,9 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.scheduler = Scheduler(BlockManager(NUM_BLOCKS, BLOCK_SIZE), max_num_seqs=4, max_num_batched_tokens=10)
+        self.scheduler = Scheduler(
+            BlockManager(NUM_BLOCKS, BLOCK_SIZE), max_num_seqs=4, max_num_batched_tokens=10, long_prompt_tokens=8
+        )
         self.live: dict[str, Request] = {}
         self.num_added = 0
         # What the cache holds, by slot: the tokens up to and with the one whose keys and values were written there.
@@ -47,9 +50,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler.waiting.push(request)
 
     @precondition(lambda self: self.live)
-    @rule(token=st.integers(0, 1), is_last=st.booleans())
-    def step(self, token: int, is_last: bool) -> None:
-        chunks = self.scheduler.schedule()
+    @rule(token=st.integers(0, 1), is_last=st.booleans(), pace=st.sampled_from([None, 1, 5]))
+    def step(self, token: int, is_last: bool, pace: int | None) -> None:
+        chunks = self.scheduler.schedule(pace)
         assert chunks, "there is work, yet nothing was scheduled"
         assert sum(chunk.num_tokens for chunk in chunks) <= 10
         for request, num_tokens in chunks:
@@ -307,6 +310,37 @@ def test_decodes_go_on_while_a_long_prompt_is_prefilled_in_chunks() -> None:
         num_steps += 1
         assert len(talking.output_token_ids) == before + 1
     assert num_steps == 9  # 60 tokens in chunks of 8 less the one that decodes
+
+
+def test_a_long_prompt_is_paced_while_others_decode_and_a_short_one_is_not() -> None:
+    scheduler = Scheduler(BlockManager(400, BLOCK_SIZE), max_num_seqs=8, max_num_batched_tokens=512)
+    talking = make_request("talking", [1, 2, 3])
+    scheduler.waiting.push(talking)
+    scheduler.complete(scheduler.schedule(pace=20))
+    talking.output_token_ids.append(1)
+    long, short = make_request("long", [4] * 600, user="b"), make_request("short", [5] * 200, user="c")
+    for request in (long, short):
+        scheduler.waiting.push(request)
+    sizes = {chunk.request.id: chunk.num_tokens for chunk in scheduler.schedule(pace=20)}
+    assert sizes == {"talking": 1, "long": 20, "short": 200}
+    scheduler.remove(talking)
+    scheduler.remove(short)
+    assert [chunk.num_tokens for chunk in scheduler.schedule(pace=20)] == [512], "nobody decodes: nobody waits"
+
+
+def test_pace_follows_what_steps_cost() -> None:
+    pace = PrefillPace()
+    assert pace.num_tokens is None
+    pace.learn(num_decodes=0, num_prompt_tokens=500, elapsed_s=0.5)  # a millisecond a token
+    assert pace.num_tokens is None
+    pace.learn(num_decodes=8, num_prompt_tokens=0, elapsed_s=0.1)
+    assert pace.num_tokens == 150  # a step of 250 ms
+    for _ in range(50):
+        pace.learn(num_decodes=8, num_prompt_tokens=150, elapsed_s=0.1 + 0.3)  # beside decodes it costs two
+    assert 74 <= (pace.num_tokens or 0) <= 76
+    for _ in range(50):
+        pace.learn(num_decodes=1, num_prompt_tokens=0, elapsed_s=0.001)
+    assert pace.num_tokens == 16, "it goes on all the same"
 
 
 def test_the_youngest_is_preempted_and_the_oldest_goes_on() -> None:
