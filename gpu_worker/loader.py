@@ -1,4 +1,4 @@
-"""Loads a causal language model and its tokenizer from a folder or the hub. It knows no engine and no request.
+"""Loads a model and its tokenizer from a folder or the hub. It knows no engine and no request.
 
 To be called in the engine thread: reading weights runs parallel operators, and one thread of the process must run
 them all (see `gpu_worker.engine.core`).
@@ -36,7 +36,7 @@ OnProgress = Callable[[float, str], None]
 # Names that documents of other servers give to paged attention. Ours needs no name: the probe decides.
 _PAGED_ALIASES = {"sdpa_paged", "paged_attention", "eager_paged", "paged|sdpa", "paged|eager"}
 _SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-_CONFIG_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.py"]
+_CONFIG_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.py", "*_Dense/pytorch_model.bin"]
 _DTYPES = {"auto": "auto", "bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 # How far the bar is when a stage begins: downloading, then reading weights.
 _DOWNLOADED, _READ = 0.6, 0.95
@@ -61,20 +61,13 @@ class LoadedModel:
     generation_defaults: dict[str, float | int]  # those fields of `Sampling` that generation_config.json names
 
 
-def load_model(config: WorkerConfig, on_progress: OnProgress) -> LoadedModel:
-    """Fetch and read everything. Raises LoadError. Sets this thread's number of torch threads."""
-    if config.num_threads is not None:
-        torch.set_num_threads(config.num_threads)
-    on_progress(0.0, "resolving")
-    device = _choose_device(config.device)
-    folder = _find_folder(config, on_progress)
-    on_progress(_DOWNLOADED, "reading weights")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
-        model = _read_model(folder, config, device, on_progress)
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
-        raise LoadError(_explain(error, config)) from error
-    on_progress(_READ, "checking")
+def load_model(config: WorkerConfig, on_progress: OnProgress, folder: Path | None = None) -> LoadedModel:
+    """Read everything, from `folder` where `find_folder` was asked already. Raises LoadError.
+
+    Sets this thread's number of torch threads.
+    """
+    folder = folder or find_folder(config, on_progress)
+    tokenizer, model = read_model(folder, config, on_progress, AutoModelForCausalLM)
     generation = _read_generation_config(folder, model)
     return LoadedModel(
         model=model,
@@ -87,6 +80,31 @@ def load_model(config: WorkerConfig, on_progress: OnProgress) -> LoadedModel:
         eos_token_ids=_find_eos(generation, model.config, tokenizer),
         generation_defaults=_find_defaults(generation),
     )
+
+
+def find_folder(config: WorkerConfig, on_progress: OnProgress) -> Path:
+    """The model's files on this machine, downloaded if need be. Raises LoadError."""
+    on_progress(0.0, "resolving")
+    folder = _find_folder(config, on_progress)
+    on_progress(_DOWNLOADED, "reading weights")
+    return folder
+
+
+def read_model(folder: Path, config: WorkerConfig, on_progress: OnProgress, auto_class: Any) -> tuple[Any, Any]:
+    """Tokenizer and model, by one of transformers' automatic classes. Raises LoadError.
+
+    Sets this thread's number of torch threads.
+    """
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
+    device = _choose_device(config.device)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+        model = _read_weights(folder, config, device, on_progress, auto_class)
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+        raise LoadError(explain_load_error(error, config)) from error
+    on_progress(_READ, "checking")
+    return tokenizer, model
 
 
 def _choose_device(name: str) -> torch.device:
@@ -118,7 +136,7 @@ def _find_folder(config: WorkerConfig, on_progress: OnProgress) -> Path:
     try:
         folder = _download(config, [*_CONFIG_FILES, "*.safetensors"], on_progress)
         if not any(folder.glob("*.safetensors")):
-            folder = _download(config, [*_CONFIG_FILES, "pytorch_model*.bin"], on_progress)
+            folder = _download(config, [*_CONFIG_FILES, "pytorch_model*.bin", "*/pytorch_model.bin"], on_progress)
         return folder
     except GatedRepoError as error:
         raise LoadError(f"{where} is gated: accept its terms on the hub and set HF_TOKEN.") from error
@@ -163,7 +181,9 @@ def _download(config: WorkerConfig, patterns: list[str], on_progress: OnProgress
     )
 
 
-def _read_model(folder: Path, config: WorkerConfig, device: torch.device, on_progress: OnProgress) -> Any:
+def _read_weights(
+    folder: Path, config: WorkerConfig, device: torch.device, on_progress: OnProgress, auto_class: Any
+) -> Any:
     if config.dtype not in _DTYPES:
         raise LoadError(f"The dtype must be one of {', '.join(_DTYPES)}, not {config.dtype}.")
     options: dict[str, Any] = {"dtype": _DTYPES[config.dtype], "trust_remote_code": config.trust_remote_code}
@@ -182,7 +202,7 @@ def _read_model(folder: Path, config: WorkerConfig, device: torch.device, on_pro
 
     previous_hook = transformers_logging.set_tqdm_hook(follow_bar)
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+        model = auto_class.from_pretrained(folder, **options)
     finally:
         transformers_logging.set_tqdm_hook(previous_hook)
     return model.eval()
@@ -205,13 +225,13 @@ def _make_quantization(name: str) -> BitsAndBytesConfig:
     return BitsAndBytesConfig(load_in_8bit=True)
 
 
-def _explain(error: Exception, config: WorkerConfig) -> str:
+def explain_load_error(error: Exception, config: WorkerConfig) -> str:
     """A sentence for what transformers says in a page."""
     text = str(error)
     if "trust_remote_code" in text:
         return f"{config.model} brings its own code, which runs only if trust_remote_code is set."
     if "Unrecognized configuration class" in text:
-        return f"{config.model} is not a causal language model."
+        return f"{config.model} is no model of a kind that can be served."
     if "safetensors" in text or "no file named" in text:
         return f"{config.model} has no weights that can be read: {text.splitlines()[0]}"
     return f"{config.model} cannot be loaded: {text.splitlines()[0] if text else type(error).__name__}"

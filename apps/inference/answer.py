@@ -3,11 +3,13 @@
 import time
 from functools import partial
 
+import msgspec
+
 from apps.core.errors import InvalidRequest, PayloadTooLarge, ServiceError
 from apps.inference import metrics
 from apps.inference.clients.base import LinkLost, ReplicaLink, RequestStream
 from apps.inference.events import Event, Waiting
-from apps.inference.requests import GenerationRequest
+from apps.inference.requests import AnyRequest, GenerationRequest, PoolingRequest
 from apps.inference.sampling import resolve_sampling
 from apps.registry.directory import ModelSpec
 from apps.usage.entry import Entry
@@ -17,19 +19,22 @@ from gpu_worker.protocol import (
     Delta,
     Finished,
     Generate,
+    ModelInfo,
     Progress,
     ProtocolError,
     ResumeChoice,
     Sampling,
     Started,
+    Submission,
     Usage,
+    Vectors,
 )
 
 
 class Answer:
     """Made when a request is admitted: opens its line in the ledger. Used by one task."""
 
-    def __init__(self, request: GenerationRequest, model: ModelSpec) -> None:
+    def __init__(self, request: AnyRequest, model: ModelSpec) -> None:
         self.has_started = False
         self.has_output = False
         self.is_complete = False
@@ -47,7 +52,8 @@ class Answer:
         self._num_attempts = 0
         self._link: ReplicaLink | None = None
         self._stream: RequestStream | None = None
-        self._token_ids: list[list[int]] = [[] for _ in range(request.n)]
+        num_choices = request.n if isinstance(request, GenerationRequest) else 0
+        self._token_ids: list[list[int]] = [[] for _ in range(num_choices)]
         self._finished: set[int] = set()
         recorder.open(self.entry)
         metrics.IN_FLIGHT.inc()
@@ -70,13 +76,11 @@ class Answer:
         info = link.info
         if info is None:  # lost since it was chosen
             raise LinkLost
-        if self._sampling is None:  # once: whatever the next replica's defaults are, the answer goes on as it began
-            self._sampling = resolve_sampling(self._request, self._model, info)
         self._num_attempts += 1
         self.entry.replica_id = link.replica_id
         self.entry.revision = self._model.revision or info.revision
         try:
-            self._stream = link.submit(self._make_message(self._sampling))
+            self._stream = link.submit(self._make_message(info))
         except ProtocolError as error:
             raise PayloadTooLarge("The request is too large for the model's server.") from error
         except OverflowError as error:  # in a tool's schema, say: JSON has no largest number, MessagePack has
@@ -84,10 +88,15 @@ class Answer:
         self._link = link
         return self._stream
 
-    def take(self, event: Started | Progress | Delta | Finished) -> Event | None:
+    def take(self, event: Started | Progress | Delta | Vectors | Finished) -> Event | None:
         """What the client is to be told of it: None where a resumed attempt says again what was said before."""
         if isinstance(event, Delta):
-            self._count(event)
+            self._note_output()
+            self._token_ids[event.index] += event.token_ids
+            self.entry.completion_tokens += len(event.token_ids)
+            return event
+        if isinstance(event, Vectors):
+            self._note_output()
             return event
         if isinstance(event, Started):
             if self.has_started:
@@ -122,11 +131,19 @@ class Answer:
             entry.reasoning_tokens = usage.reasoning_tokens
         recorder.settle(entry, status, error_code=error_code)
 
-    def _make_message(self, sampling: Sampling) -> Generate:
+    def _make_message(self, info: ModelInfo) -> Submission:
         request = self._request
+        # An engine that still ends an earlier attempt must not take this one for it.
+        attempt_id = request.id if self._num_attempts == 1 else f"{request.id}/{self._num_attempts}"
+        if isinstance(request, PoolingRequest):
+            return msgspec.structs.replace(request.message, id=attempt_id, user=f"user-{request.caller.user_id}")
+        if self._sampling is None:  # once: whatever the next replica's defaults are, the answer goes on as it began
+            self._sampling = resolve_sampling(request, self._model, info)
+        return self._make_generate(attempt_id, request, self._sampling)
+
+    def _make_generate(self, attempt_id: str, request: GenerationRequest, sampling: Sampling) -> Generate:
         return Generate(
-            # An engine that still ends an earlier attempt must not take this one for it.
-            id=request.id if self._num_attempts == 1 else f"{request.id}/{self._num_attempts}",
+            id=attempt_id,
             kind=request.kind,
             sampling=sampling,
             messages=request.messages,
@@ -143,13 +160,10 @@ class Answer:
             resume=[ResumeChoice(index, ids) for index, ids in enumerate(self._token_ids) if ids] or None,
         )
 
-    def _count(self, delta: Delta) -> None:
-        entry = self.entry
+    def _note_output(self) -> None:
         if not self.has_output:
             self.has_output = True
-            entry.ttft_s = time.monotonic() - entry.opened_s
-        self._token_ids[delta.index] += delta.token_ids
-        entry.completion_tokens += len(delta.token_ids)
+            self.entry.ttft_s = time.monotonic() - self.entry.opened_s
 
     def _finish(self, finished: Finished) -> Finished | None:
         is_news = finished.index not in self._finished

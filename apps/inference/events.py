@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from gpu_worker.protocol import Delta, Finished, Started
+from gpu_worker.protocol import Delta, Finished, Started, Vectors
 
 WaitStage = Literal["loading", "queued"]
 
@@ -21,6 +21,6 @@ class Waiting:
     queue_position: int | None = None
 
 
-# The `id` inside Started, Delta and Finished names the attempt at a replica; the request's own id is the one it
-# was made with. Started comes once, and every choice ends with one Finished, of which only the final has `last`.
-Event = Waiting | Started | Delta | Finished
+# The `id` inside a worker's event names the attempt at a replica; the request's own id is the one it was made with.
+# Started comes once, and every choice ends with one Finished, of which only the final has `last`.
+Event = Waiting | Started | Delta | Vectors | Finished

@@ -10,7 +10,7 @@ from apps.inference.answer import Answer
 from apps.inference.clients.base import LinkLost, SlowConsumer
 from apps.inference.events import Event, Waiting
 from apps.inference.pool import get_pool
-from apps.inference.requests import GenerationRequest
+from apps.inference.requests import AnyRequest
 from apps.inference.router import Route, find_affinity
 from apps.registry import directory
 from apps.usage.entry import Entry
@@ -19,7 +19,7 @@ from apps.usage.recorder import recorder
 from gpu_worker.protocol import Failed
 
 
-async def generate(request: GenerationRequest) -> AsyncGenerator[Event, None]:
+async def generate(request: AnyRequest) -> AsyncGenerator[Event, None]:
     """Everything that comes of one request, in order; see `Event`.
 
     Raises ServiceError: before Started nothing was produced, later it means a failure in the middle. A replica

@@ -1,11 +1,11 @@
-"""One valid request for generation, whichever endpoint it came through."""
+"""One valid request, whichever endpoint it came through."""
 
 from typing import Any
 
 import msgspec
 
 from apps.accounts.caller import Caller
-from gpu_worker.protocol import RequestKind
+from gpu_worker.protocol import Embed, RequestKind, Score
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,3 +32,17 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     continue_final_message: bool = False
     echo: bool = False
     priority: int = 0
+
+
+class PoolingRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One for vectors or scores. `message` is what the worker is asked, but for its id and its user."""
+
+    id: str
+    caller: Caller
+    model: str
+    endpoint: str
+    message: Embed | Score
+    stream: bool = False
+
+
+AnyRequest = GenerationRequest | PoolingRequest

@@ -10,7 +10,7 @@ from apps.inference.clients.base import ReplicaLink
 from apps.inference.events import Waiting
 from apps.inference.failures import RETRIED_ELSEWHERE, RETRY_AFTER_S, to_service_error
 from apps.inference.pool import get_pool
-from apps.inference.requests import GenerationRequest
+from apps.inference.requests import AnyRequest, GenerationRequest
 from apps.registry import directory
 from apps.registry.directory import ModelSpec, ReplicaAddress
 from gpu_worker.protocol import Failed
@@ -118,8 +118,10 @@ def _choose(ready: list[ReplicaLink], affinity: str) -> ReplicaLink:
     return max(candidates, key=lambda link: crc32(f"{link.replica_id}\0{affinity}".encode(errors="replace")))
 
 
-def find_affinity(request: GenerationRequest) -> str:
+def find_affinity(request: AnyRequest) -> str:
     """The beginning of the prompt, as far as it decides which replica may have it in its prefix cache."""
+    if not isinstance(request, GenerationRequest):
+        return ""
     if request.prompt is not None:
         return str(request.prompt[:AFFINITY_CHARS])
     return str((request.messages or [{}])[0].get("content"))[:AFFINITY_CHARS]

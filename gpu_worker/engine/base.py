@@ -1,9 +1,8 @@
 """The contract of an engine: what the worker's loop and server may rely on, paged or fallback."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
-
-from gpu_worker.engine.request import Request, TokenOutput
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,22 +19,42 @@ class EngineStats:
     num_steps: int
 
 
+class EngineOutput(Protocol):
+    """What a step did for one request. The loop reads no more of it than this."""
+
+    @property
+    def request(self) -> Any: ...
+
+    @property
+    def error(self) -> str | None:
+        """Why the engine failed the request, which has then ended."""
+
+
+class EngineRequest(Protocol):
+    """What is submitted: a `Request`, or what another kind of engine computes."""
+
+    id: str
+
+    def fail(self, error: str) -> EngineOutput:
+        """End it before the engine has seen it."""
+
+
 class Engine(Protocol):
     """All methods are called from one thread, the one that loaded the model. Nothing here blocks but `step`."""
 
     max_model_len: int
 
-    def add(self, request: Request) -> None:
-        """Queue a request. Its prompt is valid and shorter than `max_model_len`."""
+    def add(self, request: Any) -> None:
+        """Queue a request of this engine's kind. Its prompt is valid and shorter than `max_model_len`."""
 
-    def abort(self, request_id: str) -> TokenOutput | None:
+    def abort(self, request_id: str) -> EngineOutput | None:
         """End a request and free its blocks at once. None when it is not known (any more)."""
 
     def has_work(self) -> bool:
         """Whether `step` would do anything."""
 
-    def step(self) -> list[TokenOutput]:
-        """Schedule, forward, sample: at most one token for each running request."""
+    def step(self) -> Sequence[EngineOutput]:
+        """One forward pass. Of a decoder: schedule, forward, sample, at most one token for each running request."""
 
     def queue_position(self, request_id: str) -> int | None:
         """How many waiting requests are ahead of it; None once it runs."""
@@ -43,5 +62,5 @@ class Engine(Protocol):
     def stats(self) -> EngineStats:
         """Load at this moment."""
 
-    def reset(self, error: str) -> list[TokenOutput]:
+    def reset(self, error: str) -> Sequence[EngineOutput]:
         """Fail every request with this message and forget all cached state, as after a step that raised."""

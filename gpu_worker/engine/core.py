@@ -7,17 +7,16 @@ cores halve each other's speed: so loading and every step happen here, and nowhe
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from gpu_worker.engine.base import Engine, EngineStats
-from gpu_worker.engine.request import Request, RequestStatus, TokenOutput
+from gpu_worker.engine.base import Engine, EngineOutput, EngineRequest, EngineStats
 
 logger = logging.getLogger(__name__)
 
 # Called in the engine thread with what one step produced; may be called with no outputs when only the load changed.
-Deliver = Callable[[list[TokenOutput], EngineStats], None]
+Deliver = Callable[[list[EngineOutput], EngineStats], None]
 
 STEP_FAILED = "The engine failed while it computed this request."
 STOPPED = "The engine has stopped."
@@ -50,7 +49,7 @@ class EngineLoop:
         self.ended: Future[BaseException | None] = Future()
         self._load = load
         self._deliver = deliver
-        self._inbox: queue.SimpleQueue[Request | _Abort | _Stop] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[EngineRequest | _Abort | _Stop] = queue.SimpleQueue()
         self._is_closed = False
         self._closing = threading.Lock()  # orders `submit` and the final drain: no request falls between
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -59,7 +58,7 @@ class EngineLoop:
         """Start the thread, which begins to load."""
         self._thread.start()
 
-    def submit(self, request: Request) -> None:
+    def submit(self, request: EngineRequest) -> None:
         """Hand a request over, from any thread. Raises EngineStoppedError; every other outcome is delivered."""
         with self._closing:
             if self._is_closed:
@@ -104,16 +103,16 @@ class EngineLoop:
             return error
 
     @staticmethod
-    def _step(engine: Engine) -> list[TokenOutput]:
+    def _step(engine: Engine) -> Sequence[EngineOutput]:
         try:
             return engine.step()
         except Exception:
             logger.exception("a step failed: all its requests are failed and the engine is reset")
             return engine.reset(STEP_FAILED)
 
-    def _drain(self, engine: Engine) -> tuple[list[TokenOutput], bool]:
+    def _drain(self, engine: Engine) -> tuple[list[EngineOutput], bool]:
         """Take everything from the inbox, and wait for something when there is nothing else to do."""
-        outputs: list[TokenOutput] = []
+        outputs: list[EngineOutput] = []
         must_wait = not engine.has_work()
         while True:
             try:
@@ -133,12 +132,11 @@ class EngineLoop:
         """Refuse new requests and fail those that are left, in the engine and in the inbox."""
         with self._closing:
             self._is_closed = True
-        left: list[TokenOutput] = []
+        left: list[EngineOutput] = []
         while not self._inbox.empty():
             message = self._inbox.get_nowait()
-            if isinstance(message, Request):
-                message.status = RequestStatus.FINISHED
-                left.append(TokenOutput(message, error=STOPPED))
+            if not isinstance(message, _Abort | _Stop):
+                left.append(message.fail(STOPPED))
         stats = EngineStats(num_running=0, num_waiting=0, free_blocks=0, num_blocks=0, num_steps=0)
         if engine is not None:
             try:

@@ -79,6 +79,11 @@ class Request:
             return self.output_token_ids[start - num_prompt : end - num_prompt]
         return self.prompt_token_ids[start:] + self.output_token_ids[: end - num_prompt]
 
+    def fail(self, error: str) -> "TokenOutput":
+        """End a request that no engine has seen."""
+        self.status = RequestStatus.FINISHED
+        return TokenOutput(self, error=error)
+
     def ends_with_stop_token(self) -> bool:
         """Whether the last output token is an end-of-sequence or stop token."""
         if not self.output_token_ids:

@@ -25,3 +25,12 @@ def invalid(message: str, param: str) -> RequestRejected:
 def unsupported(message: str, param: str) -> RequestRejected:
     """The field `param` is well formed, but this model or engine cannot honour it."""
     return RequestRejected("unsupported", message, param)
+
+
+def check_text(text: str, param: str) -> str:
+    """Raises RequestRejected on lone surrogates, which JSON escapes can smuggle in and no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise invalid("The text holds characters that are not valid Unicode.", param) from error
+    return text

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from gpu_worker.frontend.answer import AnswerStream, EndRules
 from gpu_worker.frontend.chat_template import ChatTemplate, RenderedPrompt
 from gpu_worker.frontend.detokenize import build_detokenizer
-from gpu_worker.frontend.errors import RequestRejected, invalid, unsupported
+from gpu_worker.frontend.errors import RequestRejected, check_text, invalid, unsupported
 from gpu_worker.frontend.sampling import check_sampling, check_token_ids
 from gpu_worker.frontend.stop import StopMatcher
 from gpu_worker.frontend.tokenizer import TextTokenizer
@@ -103,12 +103,12 @@ class Frontend:
     def _tokenize(self, request: Generate, rendered: RenderedPrompt | None) -> list[int]:
         prompt = request.prompt
         if rendered is not None:
-            _check_text(rendered.text, "messages")
+            check_text(rendered.text, "messages")
             # the template has written the special tokens itself
             pieces = (self.tokenizer.encode(piece, add_special_tokens=False) for piece in rendered.pieces)
             token_ids = [token_id for piece in pieces for token_id in piece]
         elif isinstance(prompt, str):
-            token_ids = self.tokenizer.encode(_check_text(prompt, "prompt"), add_special_tokens=True)
+            token_ids = self.tokenizer.encode(check_text(prompt, "prompt"), add_special_tokens=True)
         else:
             token_ids = prompt or []
             check_token_ids(token_ids, self.limits.vocab_size, "prompt")
@@ -194,12 +194,3 @@ def _allows_tools(tool_choice: Any) -> bool:
 
 def _prompt_param(request: Generate) -> str:
     return "messages" if request.kind == "chat" else "prompt"
-
-
-def _check_text(text: str, param: str) -> str:
-    """Raises RequestRejected on lone surrogates, which JSON escapes can smuggle in and no tokenizer takes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise invalid("The text holds characters that are not valid Unicode.", param) from error
-    return text

@@ -15,6 +15,9 @@ FailureCode = Literal[
 ]
 
 
+Task = Literal["generate", "embed", "score", "transcribe"]  # what a loaded model is for
+
+
 class TopLogprob(msgspec.Struct, frozen=True, array_like=True):
     """One alternative at a position. `token` may be a partial character; `bytes` is exact."""
 
@@ -89,6 +92,15 @@ class Delta(msgspec.Struct, frozen=True, omit_defaults=True, tag="delta"):
     logprobs: list[TokenLogprob] | None = None
 
 
+class Vectors(msgspec.Struct, frozen=True, omit_defaults=True, tag="vectors"):
+    """Results of some inputs of an `Embed` (their vectors) or a `Score` (one number each), in the order computed."""
+
+    id: str
+    indices: list[int]  # which inputs
+    width: int  # numbers for each
+    data: bytes  # little-endian float32, input after input
+
+
 class Finished(msgspec.Struct, frozen=True, omit_defaults=True, tag="finished"):
     """One choice has ended. `last` is true on the final one of the request, which carries usage and timing."""
 
@@ -116,7 +128,7 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a loaded model can do, said once by the worker that holds it."""
 
     architecture: str
-    engine: Literal["paged", "fallback"]
+    engine: Literal["paged", "fallback", "pooling"]
     dtype: str
     device: str
     max_model_len: int  # tokens, prompt and answer together
@@ -131,6 +143,9 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     generation_defaults: dict[str, float | int] = {}
     engine_reason: str = ""  # why the fallback engine was chosen
     revision: str = ""
+    task: Task = "generate"
+    dimensions: int = 0  # of an embedding
+    prompts: list[str] = []  # names that `Embed.prompt_name` may have
 
 
 class Loading(msgspec.Struct, frozen=True, omit_defaults=True, tag="loading"):
@@ -158,4 +173,4 @@ class Pong(msgspec.Struct, frozen=True, omit_defaults=True, tag="pong"):
     cached_prefixes: bytes = b""  # digest for prefix-aware routing; empty where not offered
 
 
-FromWorker = Started | Progress | Delta | Finished | Failed | Loading | Ready | Pong
+FromWorker = Started | Progress | Delta | Vectors | Finished | Failed | Loading | Ready | Pong

@@ -5,6 +5,7 @@ from typing import Any, Literal
 import msgspec
 
 RequestKind = Literal["chat", "completion"]
+InputKind = Literal["query", "document"]
 
 
 class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -65,6 +66,38 @@ class Generate(msgspec.Struct, frozen=True, omit_defaults=True, tag="generate"):
     resume: list[ResumeChoice] | None = None
 
 
+class Embed(msgspec.Struct, frozen=True, omit_defaults=True, tag="embed"):
+    """Turn each input into a vector.
+
+    Texts get the repository's prompt and special tokens, token ids are taken as they are.
+    """
+
+    id: str
+    inputs: list[str | list[int]]
+    dimensions: int | None = None  # the first so many; None: all that the model has
+    normalize: bool | None = None  # to unit length; None: as the repository says
+    prompt_name: str | None = None  # one of `ModelInfo.prompts`
+    input_kind: InputKind | None = None  # the prompt that the repository has for such texts, if it has one
+    max_tokens: int | None = None  # cut longer inputs, -1 to the model's length; None: they are refused
+    user: str = ""
+    weight: float = 1.0
+    priority: int = 0
+
+
+class Score(msgspec.Struct, frozen=True, omit_defaults=True, tag="score"):
+    """How well each document answers its query: one query for all of them, or one for each."""
+
+    id: str
+    queries: list[str]
+    documents: list[str]
+    max_tokens: int | None = None  # as in `Embed`, of a query and its document together
+    query_param: str = "query"  # what the client calls them, for the failure that names one
+    document_param: str = "documents"
+    user: str = ""
+    weight: float = 1.0
+    priority: int = 0
+
+
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
     """Stop a request and free its blocks. Answered by `Finished(reason="abort")` unless it had ended already."""
 
@@ -77,4 +110,5 @@ class Ping(msgspec.Struct, frozen=True, tag="ping"):
     nonce: int
 
 
-ToWorker = Generate | Abort | Ping
+Submission = Generate | Embed | Score  # what starts a request
+ToWorker = Submission | Abort | Ping

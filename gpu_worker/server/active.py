@@ -6,13 +6,25 @@ Event loop thread only, but for `Choice.check_stop`, which the engine calls in i
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Any
 
 from gpu_worker.engine.request import Request, TokenOutput
 from gpu_worker.frontend.answer import AnswerStream, Piece
 from gpu_worker.frontend.logprobs import describe_logprobs
 from gpu_worker.frontend.prepare import PreparedChoice, PreparedRequest
 from gpu_worker.frontend.tokenizer import TextTokenizer
-from gpu_worker.protocol import Delta, Failed, FailureCode, Finished, FinishReason, FromWorker, Generate, Timing, Usage
+from gpu_worker.protocol import (
+    Delta,
+    Failed,
+    FailureCode,
+    Finished,
+    FinishReason,
+    FromWorker,
+    Generate,
+    Started,
+    Timing,
+    Usage,
+)
 from gpu_worker.server.connection import Connection
 
 _EMPTY = Piece()
@@ -68,14 +80,24 @@ class ActiveRequest:
     arrival_s: float = field(default_factory=time.monotonic)
     is_closed: bool = False
     num_prompt_tokens: int = 0
-    choices: list[Choice] = field(default_factory=list)
+    choices: list[Any] = field(default_factory=list)  # of `Choice`, or what another kind has in its place
     queue_position: int | None = None  # as last told
 
-    def build_choices(self, message: Generate, prepared: PreparedRequest) -> None:
-        """Make the engine's requests, one for each choice."""
+    def begin(self, message: Any, prepared: Any) -> list[FromWorker]:
+        """Make the engine's requests, one for each choice. Returns what is to be said before any of them runs.
+
+        Here of a `Generate` and its `PreparedRequest`; other kinds of requests override it.
+        """
         self.num_prompt_tokens = len(prepared.prompt_token_ids)
-        for index, choice in enumerate(prepared.choices):
-            self.choices.append(self._build_choice(index, message, prepared, choice))
+        for index, source in enumerate(prepared.choices):
+            self.choices.append(self._build_choice(index, message, prepared, source))
+        events: list[FromWorker] = [Started(self.id, self.num_prompt_tokens)]
+        if prepared.echo_text and message.resume is None:
+            events += [Delta(id=self.id, index=choice.index, text=prepared.echo_text) for choice in self.choices]
+        for choice, source in zip(self.choices, prepared.choices, strict=True):
+            if source.finish_reason is not None:
+                events.append(self.finish(choice, source.finish_reason))
+        return events
 
     def _build_choice(self, index: int, message: Generate, prepared: PreparedRequest, source: PreparedChoice) -> Choice:
         request = Request(
@@ -97,7 +119,7 @@ class ActiveRequest:
             request.stop_check = choice.check_stop
         return choice
 
-    def read(self, choice: Choice, output: TokenOutput) -> list[FromWorker]:
+    def read(self, choice: Any, output: Any) -> list[FromWorker]:
         """The events of one engine output."""
         piece = choice.read(output)
         events: list[FromWorker] = []

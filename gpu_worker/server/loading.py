@@ -4,11 +4,14 @@ The imports are inside the function on purpose: the server answers before torch 
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from gpu_worker.engine.base import Engine
 from gpu_worker.frontend.prepare import Frontend, Limits
 from gpu_worker.protocol import ModelInfo, WorkerConfig
+from gpu_worker.server.submissions import Frontend as AnyFrontend
+from gpu_worker.tasks.detect import detect_task
 
 # Part done, 0 to 1, and what is being done.
 OnProgress = Callable[[float, str], None]
@@ -18,17 +21,29 @@ class ServedModel(NamedTuple):
     """An engine, the text side of its model, and what the worker says of both."""
 
     engine: Engine
-    frontend: Frontend
+    frontend: AnyFrontend
     info: ModelInfo
 
 
 def load_served_model(config: WorkerConfig, on_progress: OnProgress) -> ServedModel:
     """Blocking, for seconds to minutes. Raises whatever goes wrong; see `explain_failure`."""
     on_progress(0.0, "importing")
+    from gpu_worker.loader import find_folder
+
+    folder = find_folder(config, on_progress)
+    task = detect_task(folder)
+    if task in ("embed", "score"):
+        from gpu_worker.tasks.pooling.load import load_pooling
+
+        return ServedModel(*load_pooling(config, folder, task, on_progress))
+    return _load_generating(config, folder, on_progress)
+
+
+def _load_generating(config: WorkerConfig, folder: Path, on_progress: OnProgress) -> ServedModel:
     from gpu_worker.engine.build import build_engine
     from gpu_worker.loader import load_model
 
-    loaded = load_model(config, on_progress)
+    loaded = load_model(config, on_progress, folder)
     built = build_engine(loaded.model, config)
     limits = Limits(
         max_model_len=built.engine.max_model_len, vocab_size=loaded.vocab_size, eos_token_ids=loaded.eos_token_ids

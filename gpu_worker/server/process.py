@@ -19,7 +19,6 @@ from gpu_worker.protocol import (
     MAX_FRAME_BYTES,
     Abort,
     FromWorker,
-    Generate,
     Loading,
     Ping,
     ProtocolError,
@@ -145,7 +144,7 @@ class WorkerProcess:
         self._status.info = served.info
         self._status.stats = served.engine.stats()
         self._status.status, self._status.progress, self._status.stage = "ready", 1.0, ""
-        self._table.open(Serving(self._engine_loop, served.engine, served.frontend))
+        self._table.open(Serving(self._engine_loop, served.engine, served.frontend, served.info.task))
         self._broadcast(Ready(served.info))
         logger.info("ready: %s on the %s engine", served.info.architecture, served.info.engine)
 
@@ -179,12 +178,12 @@ class WorkerProcess:
             raise ProtocolError("frames must be binary")
         for message in decode_to_worker(frame):
             match message:
-                case Generate():
-                    self._table.start(connection, message)
                 case Abort(id=request_id):
                     self._table.abort(connection, request_id)
                 case Ping(nonce=nonce):
                     connection.post([self._status.to_pong(nonce)])
+                case _:
+                    self._table.start(connection, message)
 
     def _on_signal(self, number: signal.Signals) -> None:
         if self._must_stop.is_set():

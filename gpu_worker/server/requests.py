@@ -8,18 +8,16 @@ import contextlib
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from gpu_worker.engine.base import Engine, EngineStats
+from gpu_worker.engine.base import Engine, EngineOutput, EngineStats
 from gpu_worker.engine.core import EngineLoop, EngineStoppedError
-from gpu_worker.engine.request import Request, TokenOutput
 from gpu_worker.frontend.errors import RequestRejected
-from gpu_worker.frontend.prepare import Frontend, PreparedRequest
-from gpu_worker.frontend.sampling import MAX_CHOICES
-from gpu_worker.protocol import Delta, FailureCode, FromWorker, Generate, Progress, Started
-from gpu_worker.server.active import ActiveRequest, Choice
+from gpu_worker.protocol import FailureCode, FromWorker, Progress, Submission, Task
+from gpu_worker.server.active import ActiveRequest
 from gpu_worker.server.connection import Connection
 from gpu_worker.server.status import WorkerStatus
+from gpu_worker.server.submissions import Frontend, check_task, count_choices, make_active
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +32,7 @@ class Serving(NamedTuple):
     engine_loop: EngineLoop
     engine: Engine
     frontend: Frontend
+    task: Task
 
 
 Frames = dict[Connection, list[FromWorker]]
@@ -48,7 +47,7 @@ class RequestTable:
         self._max_choices = max_choices
         self._num_choices = 0
         self._active: dict[str, ActiveRequest] = {}
-        self._choices: dict[Request, tuple[ActiveRequest, Choice]] = {}
+        self._choices: dict[Any, tuple[ActiveRequest, Any]] = {}  # by the engine's own request
         self._tasks: set[asyncio.Task[None]] = set()
         self._pool = ThreadPoolExecutor(_NUM_PREPARE_THREADS, thread_name_prefix="prepare")
         self._loop = asyncio.get_running_loop()
@@ -62,7 +61,7 @@ class RequestTable:
         self._serving = serving
         self._status.idle_since_s = time.monotonic()
 
-    def start(self, connection: Connection, message: Generate) -> None:
+    def start(self, connection: Connection, message: Submission) -> None:
         """Begin a request. Every outcome is an event."""
         serving = self._serving
         if self._status.status != "ready" or serving is None:
@@ -71,11 +70,11 @@ class RequestTable:
         if message.id in self._active:
             self._refuse(connection, message, "invalid_request", "A request with this id is running already.")
             return
-        num_choices = min(max(message.n, 1), MAX_CHOICES)
+        num_choices = count_choices(message)
         if self._num_choices + num_choices > self._max_choices:
             self._refuse(connection, message, "overloaded", "The model is overloaded. Please try again later.")
             return
-        active = ActiveRequest(message.id, connection, num_choices)
+        active = make_active(message, connection)
         self._active[message.id] = active
         self._num_choices += num_choices
         self._is_idle.clear()
@@ -118,9 +117,9 @@ class RequestTable:
         """Release the threads. Requests must have ended."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def deliver(self, outputs: list[TokenOutput], stats: EngineStats) -> None:
+    def deliver(self, outputs: list[EngineOutput], stats: EngineStats) -> None:
         """The engine loop's callback, in the engine thread: hand over, and look at the queue once a second."""
-        positions: list[tuple[Request, int]] = []
+        positions: list[tuple[Any, int]] = []
         now = time.monotonic()
         if stats.num_waiting and self._serving is not None and now - self._last_progress_s >= _PROGRESS_INTERVAL_S:
             self._last_progress_s = now
@@ -130,7 +129,7 @@ class RequestTable:
         with contextlib.suppress(RuntimeError):  # the loop has closed: the process ends, and nobody waits any more
             self._loop.call_soon_threadsafe(self._on_step, outputs, stats, positions)
 
-    def _on_step(self, outputs: list[TokenOutput], stats: EngineStats, positions: list[tuple[Request, int]]) -> None:
+    def _on_step(self, outputs: list[EngineOutput], stats: EngineStats, positions: list[tuple[Any, int]]) -> None:
         self._status.stats = stats
         frames: Frames = {}
         for request, position in positions:
@@ -140,14 +139,14 @@ class RequestTable:
         for connection, events in frames.items():
             connection.post(events)
 
-    def _read_position(self, request: Request, position: int, frames: Frames) -> None:
+    def _read_position(self, request: Any, position: int, frames: Frames) -> None:
         active, choice = self._choices.get(request, (None, None))
         if active is None or choice is None or choice.index or choice.num_tokens or active.queue_position == position:
             return
         active.queue_position = position
         frames.setdefault(active.connection, []).append(Progress(active.id, position))
 
-    def _read_output(self, output: TokenOutput, frames: Frames) -> None:
+    def _read_output(self, output: EngineOutput, frames: Frames) -> None:
         active, choice = self._choices.get(output.request, (None, None))
         if active is None or choice is None:  # aborted meanwhile
             return
@@ -159,8 +158,9 @@ class RequestTable:
         if active.is_closed:
             self._close(active)
 
-    async def _prepare(self, active: ActiveRequest, message: Generate, serving: Serving) -> None:
+    async def _prepare(self, active: ActiveRequest, message: Submission, serving: Serving) -> None:
         try:
+            check_task(message, serving.task)
             prepared = await self._loop.run_in_executor(self._pool, serving.frontend.prepare, message)
             if not active.is_closed:
                 self._submit(active, message, prepared, serving)
@@ -173,15 +173,8 @@ class RequestTable:
             logger.exception("request %s could not be prepared", active.id)
             self._fail(active, "internal", "The request could not be prepared.")
 
-    def _submit(self, active: ActiveRequest, message: Generate, prepared: PreparedRequest, serving: Serving) -> None:
-        active.build_choices(message, prepared)
-        events: list[FromWorker] = [Started(active.id, active.num_prompt_tokens)]
-        if prepared.echo_text and message.resume is None:
-            events += [Delta(id=active.id, index=choice.index, text=prepared.echo_text) for choice in active.choices]
-        for choice, source in zip(active.choices, prepared.choices, strict=True):
-            if source.finish_reason is not None:
-                events.append(active.finish(choice, source.finish_reason))
-        active.connection.post(events)
+    def _submit(self, active: ActiveRequest, message: Submission, prepared: Any, serving: Serving) -> None:
+        active.connection.post(active.begin(message, prepared))
         if active.is_closed:
             self._close(active)
             return
@@ -190,7 +183,7 @@ class RequestTable:
                 self._choices[choice.request] = (active, choice)
                 serving.engine_loop.submit(choice.request)
 
-    def _refuse(self, connection: Connection, message: Generate, code: FailureCode, text: str) -> None:
+    def _refuse(self, connection: Connection, message: Submission, code: FailureCode, text: str) -> None:
         logger.info("request %s refused: %s", message.id, code)
         connection.post([ActiveRequest(message.id, connection, 0).fail(code, text)])
 

@@ -5,9 +5,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from gpu_worker.protocol import Delta, Failed, Finished, Generate, ModelInfo, Progress, Started, Usage
+from gpu_worker.protocol import Delta, Failed, Finished, ModelInfo, Progress, Started, Submission, Usage, Vectors
 
-StreamEvent = Started | Progress | Delta | Finished | Failed
+StreamEvent = Started | Progress | Delta | Vectors | Finished | Failed
 # Told once, when an aborted request has ended at the engine: its exact usage, or None when that was never said.
 OnAborted = Callable[[Usage | None], None]
 
@@ -82,7 +82,7 @@ class ReplicaLink(Protocol):
     def attempt(self) -> tuple[str, int]:
         """Changes with every new connection: an engine that was restarted is another one."""
 
-    def submit(self, message: Generate) -> RequestStream:
+    def submit(self, message: Submission) -> RequestStream:
         """Send a request. Returns at once; a link that is lost meanwhile says so through the stream."""
 
     def abort(self, stream: RequestStream, on_aborted: OnAborted) -> None:

@@ -19,7 +19,6 @@ from gpu_worker.protocol import (
     Failed,
     Finished,
     FromWorker,
-    Generate,
     Loading,
     ModelInfo,
     Ping,
@@ -28,7 +27,9 @@ from gpu_worker.protocol import (
     ProtocolError,
     Ready,
     Started,
+    Submission,
     ToWorker,
+    Vectors,
     decode_from_worker,
     encode_message,
     join_to_worker,
@@ -41,7 +42,7 @@ RECONNECT_DELAYS_S = (0.05, 0.1, 0.25, 0.5)  # then again and again the last one
 MAX_BATCH_BYTES = 256 * 1024  # of messages that share a frame: a Ping must not wait behind many large ones
 GIVE_UP_AFTER_S = 30.0  # without a connection: the pool makes a new link when the replica is still wanted
 
-_OfRequest = (Delta, Finished, Started, Progress, Failed)  # the most frequent first
+_OfRequest = (Delta, Finished, Started, Progress, Vectors, Failed)  # the most frequent first
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ class NativeLink:
         """Which connection this is: a restarted worker answers on another one."""
         return self.replica_id, self._num_connections
 
-    def submit(self, message: Generate) -> RequestStream:
+    def submit(self, message: Submission) -> RequestStream:
         """Queue the request for sending. Raises ProtocolError when it exceeds a frame."""
         stream = RequestStream(message.id)
         if self.info is None:

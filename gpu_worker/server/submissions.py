@@ -1,0 +1,43 @@
+"""The kinds of requests a worker takes, and what they have in common. Event loop thread only; starts nothing."""
+
+from typing import Any, Protocol
+
+from gpu_worker.frontend.errors import unsupported
+from gpu_worker.frontend.sampling import MAX_CHOICES
+from gpu_worker.protocol import Embed, Generate, Score, Submission, Task
+from gpu_worker.server.active import ActiveRequest
+from gpu_worker.server.active_pooling import ActivePooling
+from gpu_worker.server.connection import Connection
+
+_TASKS: dict[type[Submission], Task] = {Generate: "generate", Embed: "embed", Score: "score"}
+_WORDS: dict[Task, str] = {
+    "generate": "chat and text completions",
+    "embed": "embeddings",
+    "score": "rerank and score",
+    "transcribe": "transcriptions",
+}
+
+
+class Frontend(Protocol):
+    """The text side of a model."""
+
+    def prepare(self, request: Any) -> Any:
+        """What the engine needs of a message of the model's own task. Blocking; raises RequestRejected."""
+
+
+def make_active(message: Submission, connection: Connection) -> ActiveRequest:
+    """The request's state from here to its last event."""
+    kind = ActiveRequest if isinstance(message, Generate) else ActivePooling
+    return kind(message.id, connection, count_choices(message))
+
+
+def count_choices(message: Submission) -> int:
+    """How many sequences it may put into the engine, wrong counts included: they are refused later."""
+    return min(max(message.n, 1), MAX_CHOICES) if isinstance(message, Generate) else 1
+
+
+def check_task(message: Submission, task: Task) -> None:
+    """Raises RequestRejected where the model is for something else."""
+    wanted = _TASKS[type(message)]
+    if wanted != task:
+        raise unsupported(f"This model is for {_WORDS[task]}, not for {_WORDS[wanted]}.", "model")
