@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 from gpu_worker.frontend.errors import RequestRejected, check_text, invalid, unsupported
 from gpu_worker.frontend.sampling import check_token_ids
-from gpu_worker.protocol import Embed, Score
+from gpu_worker.protocol import Embed, InputKind, Score
 from gpu_worker.tasks.pooling.recipe import Recipe
 from gpu_worker.tasks.pooling.request import RowOptions, Sequence
 from gpu_worker.tasks.pooling.tokens import InputTokenizer
 
-_DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # by what repositories call them
+# What repositories call the prompt of a kind; one that names none has none for it, not its default.
+_PROMPTS_OF: dict[InputKind, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
 
 @dataclass(frozen=True)
@@ -107,11 +108,8 @@ class PoolingFrontend:
             if any(not isinstance(given, str) for given in request.inputs):
                 raise unsupported("Token ids are taken as they are: they cannot have a prompt.", "prompt_name")
             return prompts[request.prompt_name]
-        names = {"query": ("query",), "document": _DOCUMENT_PROMPTS, None: ()}[request.input_kind]
-        for name in (*names, self._recipe.default_prompt):
-            if name in prompts:
-                return prompts[name]
-        return ""
+        names = _PROMPTS_OF[request.input_kind] if request.input_kind else (self._recipe.default_prompt,)
+        return next((prompts[name] for name in names if name in prompts), "")
 
     def _take_token_ids(self, token_ids: list[int], request: Embed, param: str) -> Sequence:
         check_token_ids(token_ids, self._limits.vocab_size, param)

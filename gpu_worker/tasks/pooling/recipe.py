@@ -97,7 +97,7 @@ def read_embedding_recipe(folder: Path) -> Recipe:
         pools_prompt=pools_prompt,
         steps=tuple(steps[:-1] if normalizes else steps),
         normalizes=normalizes,
-        prompts={name: text for name, text in (settings.get("prompts") or {}).items() if text},
+        prompts={name: text or "" for name, text in (settings.get("prompts") or {}).items()},
         default_prompt=settings.get("default_prompt_name"),
         **_read_transformer(model_folder),
     )
