@@ -23,9 +23,17 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    GenerationConfig,
+)
 from transformers.utils import logging as transformers_logging
 
+from gpu_worker.processor import ProcessorError, load_processor, takes_pictures
 from gpu_worker.protocol import WorkerConfig
 
 logger = logging.getLogger(__name__)
@@ -59,6 +67,7 @@ class LoadedModel:
     vocab_size: int
     eos_token_ids: frozenset[int]
     generation_defaults: dict[str, float | int]  # those fields of `Sampling` that generation_config.json names
+    processor: Any = None  # of a model that takes pictures
 
 
 def load_model(config: WorkerConfig, on_progress: OnProgress, folder: Path | None = None) -> LoadedModel:
@@ -67,7 +76,8 @@ def load_model(config: WorkerConfig, on_progress: OnProgress, folder: Path | Non
     Sets this thread's number of torch threads.
     """
     folder = folder or find_folder(config, on_progress)
-    tokenizer, model = read_model(folder, config, on_progress, AutoModelForCausalLM)
+    tokenizer, model = read_model(folder, config, on_progress, _choose_class(folder, config))
+    processor = _read_processor(folder, config, model, tokenizer)
     generation = _read_generation_config(folder, model)
     return LoadedModel(
         model=model,
@@ -79,6 +89,7 @@ def load_model(config: WorkerConfig, on_progress: OnProgress, folder: Path | Non
         vocab_size=model.config.get_text_config().vocab_size,
         eos_token_ids=_find_eos(generation, model.config, tokenizer),
         generation_defaults=_find_defaults(generation),
+        processor=processor,
     )
 
 
@@ -206,6 +217,28 @@ def _read_weights(
     finally:
         transformers_logging.set_tqdm_hook(previous_hook)
     return model.eval()
+
+
+def _choose_class(folder: Path, config: WorkerConfig) -> Any:
+    try:
+        model_config = AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError):
+        return AutoModelForCausalLM  # which fails in the same way, where the reason is told
+    return AutoModelForImageTextToText if takes_pictures(model_config) else AutoModelForCausalLM
+
+
+def _read_processor(folder: Path, config: WorkerConfig, model: Any, tokenizer: Any) -> Any:
+    """None for a model of text, or where the processor cannot be had: the model then serves text."""
+    if not takes_pictures(model.config):
+        return None
+    try:
+        processor = load_processor(folder, trust_remote_code=config.trust_remote_code)
+    except ProcessorError as error:
+        logger.warning("the model is served without pictures. %s", error)
+        return None
+    if processor.chat_template:  # older repositories have it nowhere else
+        tokenizer.chat_template = processor.chat_template
+    return processor
 
 
 def _follow(items: list[Any], on_progress: OnProgress) -> Any:

@@ -213,6 +213,13 @@ BOOTSTRAP_ADMIN_PASSWORD = env_str("ATRIUM_ADMIN_PASSWORD")
 CORS_ALLOWED_ORIGINS = env_list("ATRIUM_CORS_ALLOWED_ORIGINS")  # exact origins, or * for all; empty: CORS is off
 MAX_BODY_BYTES = env_int("ATRIUM_MAX_BODY_BYTES", 32 * 1024 * 1024, minimum=1024)
 DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES
+# Images in messages: how many, how large, and whether and where they are fetched from (data: URLs always work).
+MAX_IMAGES = env_int("ATRIUM_MAX_IMAGES", 16, minimum=1)
+MAX_IMAGE_BYTES = env_int("ATRIUM_MAX_IMAGE_BYTES", 20 * 1024 * 1024, minimum=1024)
+FETCH_IMAGES = env_bool("ATRIUM_FETCH_IMAGES", True)
+FETCH_TIMEOUT_S = env_float("ATRIUM_FETCH_TIMEOUT_S", 10.0, minimum=0.1)
+FETCH_HOSTS = env_list("ATRIUM_FETCH_HOSTS")  # only these; empty: any with a public address
+FETCH_PRIVATE_HOSTS = env_list("ATRIUM_FETCH_PRIVATE_HOSTS")  # these although their addresses are private
 AUTH_CACHE_TTL_S = env_float("ATRIUM_AUTH_CACHE_TTL_S", 10.0, minimum=0)
 # A request whose model is not loaded waits this long for it before it fails with 503.
 LOAD_TIMEOUT_S = env_float("ATRIUM_LOAD_TIMEOUT_S", 600.0, minimum=1)

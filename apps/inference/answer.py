@@ -157,6 +157,7 @@ class Answer:
             n=request.n,
             user=f"user-{request.caller.user_id}",
             priority=request.priority,
+            media=request.media,
             resume=[ResumeChoice(index, ids) for index, ids in enumerate(self._token_ids) if ids] or None,
         )
 

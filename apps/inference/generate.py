@@ -9,6 +9,7 @@ from apps.inference import metrics
 from apps.inference.answer import Answer
 from apps.inference.clients.base import LinkLost, SlowConsumer
 from apps.inference.events import Event, Waiting
+from apps.inference.media import load_media
 from apps.inference.pool import get_pool
 from apps.inference.requests import AnyRequest
 from apps.inference.router import Route, find_affinity
@@ -27,6 +28,7 @@ async def generate(request: AnyRequest) -> AsyncGenerator[Event, None]:
     that reads it, stops the request at the worker; in every case its usage is settled exactly once.
     """
     model = await directory.get_model(request.model, request.caller)
+    request = await load_media(request)
     answer = Answer(request, model)
     status = UsageStatus.ERROR
     error: ServiceError | None = None

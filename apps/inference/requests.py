@@ -32,6 +32,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     continue_final_message: bool = False
     echo: bool = False
     priority: int = 0
+    # A part {"type": "image_url", "image_url": URL} of `messages` is loaded by `generate()` and moves here.
+    media: dict[str, bytes] | None = None
 
 
 class PoolingRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ MODEL_SCHEMA: dict[str, Any] = {
         "created": {"type": "integer", "description": "Unix time in seconds"},
         "owned_by": {"type": "string"},
         "context_length": {"type": ["integer", "null"], "description": "Tokens, prompt and answer together"},
+        "input_modalities": {"type": ["array", "null"], "items": {"type": "string", "enum": ["text", "image"]}},
     },
 }
 MODEL_LIST_SCHEMA: dict[str, Any] = {

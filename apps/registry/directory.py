@@ -12,9 +12,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import DatabaseError
-from django.db.models import IntegerField, OuterRef, Subquery
-from django.db.models.fields.json import KeyTextTransform
-from django.db.models.functions import Cast
+from django.db.models import OuterRef, Subquery
 
 from apps.accounts.caller import Caller
 from apps.core.db import run_db
@@ -45,6 +43,7 @@ class ModelSpec:
     chat_template_kwargs: dict[str, Any]
     max_model_len: int | None
     context_length: int | None  # what its latest replica had, where the settings name none; None: never loaded
+    input_modalities: tuple[str, ...] | None  # "text", "image"; None: never loaded
     max_num_seqs: int
     min_replicas: int
     max_replicas: int
@@ -167,21 +166,21 @@ def invalidate() -> None:
 def _take_snapshot(generation: int) -> _Snapshot:
     """Three queries, on a database thread."""
     taken_s = time.monotonic()
-    length = Cast(KeyTextTransform("max_model_len", "info"), IntegerField())
     loaded = Replica.objects.filter(model=OuterRef("pk"), ready_at__isnull=False).order_by("-ready_at")
     models = (
         HostedModel.objects.filter(enabled=True)
-        .annotate(loaded_model_len=Subquery(loaded.annotate(length=length).values("length")[:1]))
+        .annotate(loaded_info=Subquery(loaded.values("info")[:1]))
         .prefetch_related("teams")
     )
     replicas: dict[int, list[ReplicaAddress]] = {}
     for replica in Replica.objects.exclude(state=ReplicaState.STOPPED).defer("log_tail", "info"):
         replicas.setdefault(replica.model_id, []).append(_describe_replica(replica))
-    specs = {model.name: _describe_model(model, model.loaded_model_len) for model in models}
+    specs = {model.name: _describe_model(model, model.loaded_info or {}) for model in models}
     return _Snapshot(taken_s, generation, specs, replicas)
 
 
-def _describe_model(model: HostedModel, loaded_model_len: int | None) -> ModelSpec:
+def _describe_model(model: HostedModel, info: dict[str, Any]) -> ModelSpec:
+    """`info` is what its latest replica said of the loaded model."""
     return ModelSpec(
         id=model.pk,
         name=model.name,
@@ -193,7 +192,8 @@ def _describe_model(model: HostedModel, loaded_model_len: int | None) -> ModelSp
         generation_defaults=model.generation_defaults,
         chat_template_kwargs=model.chat_template_kwargs,
         max_model_len=model.max_model_len,
-        context_length=model.max_model_len or loaded_model_len,
+        context_length=model.max_model_len or info.get("max_model_len"),
+        input_modalities=("text", "image") if info.get("supports_images") else (("text",) if info else None),
         max_num_seqs=model.max_num_seqs,
         min_replicas=model.min_replicas,
         max_replicas=model.max_replicas,

@@ -3,6 +3,7 @@
 transformers looks its attention function up by name, so ours is registered once for the process. What it needs
 beyond its arguments (which layer's cache, which blocks) is the `PagedContext` of the forward pass under way.
 No mask function is registered under the name: transformers then builds no mask, and ours follow from the batch.
+A second name is for a whole prompt with pictures, whose mask the model makes itself.
 Shape suffixes: T tokens, R rows, N heads, K key/value heads, G = N / K, D head size, L key positions, Q queries.
 """
 
@@ -14,13 +15,15 @@ from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
 
 from gpu_worker.engine.batch import Batch
 from gpu_worker.engine.kv_cache import KVCache
 from gpu_worker.kernels.varlen import attend_varlen
 
 PAGED_ATTENTION = "atrium_paged"
+WHOLE_ATTENTION = "atrium_paged_whole"
 
 
 class UnsupportedAttentionError(Exception):
@@ -103,7 +106,29 @@ def paged_attention(
     return out_TND[None], None
 
 
+def whole_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,  # [1, N, T, D]
+    key: torch.Tensor,  # [1, K, T, D]
+    value: torch.Tensor,  # [1, K, T, D of the values]
+    attention_mask: torch.Tensor | None,  # [1, 1, T, T], True where a token may look; None is causal
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """Store the keys and values of one whole prompt and attend it as its model's mask says. Returns [1, T, N, D]."""
+    rules = _Rules.from_options(query.shape[-1], options)
+    context = _context.get()
+    query_TND, key_TKD, value_TKD = (x[0].transpose(0, 1) for x in (query, key, value))
+    context.cache.store(context.layer_of[module], key_TKD, value_TKD, context.batch.slot_mapping_T)
+    if attention_mask is not None:
+        mask_QL = attention_mask[0, 0]
+    else:
+        mask_QL = None if rules.is_plain else _make_causal_mask(query)
+    return _attend_prefill(query_TND, key_TKD, value_TKD, mask_QL, rules)[None], None
+
+
 AttentionInterface.register(PAGED_ATTENTION, paged_attention)
+AttentionInterface.register(WHOLE_ATTENTION, whole_attention)
+AttentionMaskInterface.register(WHOLE_ATTENTION, sdpa_mask)
 
 
 def _attend_all_decodes(
@@ -180,6 +205,12 @@ def _attend_prefill(
     else:
         out_1NQD = torch.matmul(_weigh_by_hand(query_1NQD, key_1NLD, mask_QL, rules), value_1NLD)
     return out_1NQD[0].transpose(0, 1)
+
+
+def _make_causal_mask(query: torch.Tensor) -> torch.Tensor:
+    """[T, T] for queries [1, N, T, D] that are a whole prompt."""
+    num_tokens = query.shape[2]
+    return torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=query.device).tril()
 
 
 def _weigh_by_hand(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor, rules: _Rules) -> torch.Tensor:

@@ -127,7 +127,7 @@ def build_batch(chunks: Sequence[Chunk], block_size: int, device: torch.device) 
             prefills.append(PrefillSpan(len(token_ids), len(token_ids) + num_tokens, start, blocks))
         token_ids += request.get_token_ids(start, end)
         position = np.arange(start, end)
-        positions.append(position)
+        positions.append(position + (request.position_offset or 0))
         slots.append(_find_slots(request.block_ids, position, block_size))
         if end == request.num_tokens:
             logits_indices.append(len(token_ids) - 1)

@@ -6,20 +6,21 @@ A block is in exactly one of three states:
     held     in the block table of one or more running requests (`ref_count` of them)
     cached   held by nobody, kept because a later prompt may start with its tokens
 
-Full blocks are entered in a trie: the key of a block is (its parent block, its token ids), so a match compares
-the tokens themselves and, through the parent, all tokens before them. A request that holds a block holds its
-whole path, hence a cached block never has a held descendant, and releasing leaf first puts every descendant
-ahead of its ancestors in the eviction order.
+Full blocks are entered in a trie: the key of a block is (its parent block, its token ids, the pictures that these
+stand for), so a match compares the tokens themselves and, through the parent, all tokens before them. A request
+that holds a block holds its whole path, hence a cached block never has a held descendant, and releasing leaf first
+puts every descendant ahead of its ancestors in the eviction order.
 """
 
 from collections import OrderedDict
 
 from gpu_worker.engine.integrity import require
+from gpu_worker.engine.media import MediaSpan
 from gpu_worker.engine.request import Request
 
 # The parent of a first block is the request's cache salt; of any other block, a block id.
 Parent = str | int
-PrefixKey = tuple[Parent, tuple[int, ...]]
+PrefixKey = tuple[Parent, tuple[int, ...], tuple[MediaSpan, ...]]
 
 
 class BlockManager:
@@ -46,7 +47,10 @@ class BlockManager:
         return self._blocks_for(request.num_tokens) - len(request.block_ids)
 
     def match_prefix(self, request: Request) -> list[int]:
-        """The longest known path of its tokens. One token at least is left to compute, or there would be no logits."""
+        """The longest known path of its tokens. One token at least is left to compute, or there would be no logits.
+
+        A path that ends before the prompt's last picture is worth nothing: the pictures are computed together.
+        """
         matched: list[int] = []
         if self.has_prefix_cache:
             parent: Parent = request.cache_salt
@@ -56,6 +60,8 @@ class BlockManager:
                     break
                 matched.append(block)
                 parent = block
+        if request.media is not None and len(matched) * self.block_size < request.media.end:
+            return []
         return matched
 
     def allocate(self, request: Request, prefix: list[int], *, num_spare: int = 0) -> bool:
@@ -142,7 +148,7 @@ class BlockManager:
         require(cached <= self._key_of.keys(), "a cached block has no key")
         require(not free & self._key_of.keys(), "a free block has a key")
         order = {block: rank for rank, block in enumerate(self._cached)}
-        for block, (parent, _) in self._key_of.items():
+        for block, (parent, *_) in self._key_of.items():
             if isinstance(parent, int):
                 require(parent in self._key_of, f"block {block} outlived its parent")
                 if parent in order:
@@ -153,7 +159,9 @@ class BlockManager:
 
     def _key(self, request: Request, index: int, parent: Parent) -> PrefixKey:
         start = index * self.block_size
-        return parent, tuple(request.get_token_ids(start, start + self.block_size))
+        end = start + self.block_size
+        spans = request.media.find_spans(start, end) if request.media is not None else ()
+        return parent, tuple(request.get_token_ids(start, end)), spans
 
     def _hold(self, block: int) -> None:
         if self._ref_counts[block] == 0:

@@ -9,6 +9,8 @@ import torch
 from gpu_worker.engine.block_manager import BlockManager
 from gpu_worker.engine.fallback import FallbackEngine
 from gpu_worker.engine.kv_cache import KVCache, LayerShape
+from gpu_worker.engine.media import MediaPrompt
+from gpu_worker.engine.media_runner import MediaRunner
 from gpu_worker.engine.model_runner import ModelRunner
 from gpu_worker.engine.paged import PagedEngine
 from gpu_worker.engine.probe import PagedLayers, UnsupportedModelError, probe_paged
@@ -34,17 +36,18 @@ class BuiltEngine(NamedTuple):
     block_size: int
 
 
-def build_engine(model: Any, config: WorkerConfig) -> BuiltEngine:
+def build_engine(model: Any, config: WorkerConfig, media_prompt: MediaPrompt | None = None) -> BuiltEngine:
     """Build the paged engine if the probe allows and the configuration does not forbid it, else the fallback.
 
-    Runs the model; to be called in the engine thread. Raises ValueError when `engine` is "paged" and the model
-    cannot be, when a size in the configuration is impossible, or when no memory is left for the cache.
+    Runs the model, with `media_prompt` if it takes pictures; to be called in the engine thread. Raises ValueError when
+    `engine` is "paged" and the model cannot be, when a size in the configuration is impossible, or when no memory is
+    left for the cache.
     """
     max_model_len = find_max_model_len(model.config.get_text_config(), config.max_model_len)
     reason = "The configuration asks for it."
     if config.engine != "fallback":
         try:
-            return _build_paged(model, probe_paged(model), config, max_model_len)
+            return _build_paged(model, probe_paged(model, media_prompt), config, max_model_len)
         except UnsupportedModelError as error:
             reason = str(error)
         if config.engine == "paged":
@@ -78,7 +81,8 @@ def _build_paged(model: Any, layers: PagedLayers, config: WorkerConfig, max_mode
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,
     )
-    engine = PagedEngine(ModelRunner(model, layers.layer_of, cache), scheduler, max_model_len=max_model_len)
+    runner, media_runner = ModelRunner(model, layers.layer_of, cache), MediaRunner(model, layers.layer_of, cache)
+    engine = PagedEngine(runner, scheduler, media_runner, max_model_len=max_model_len)
     return BuiltEngine(engine, "paged", "", num_blocks, config.block_size)
 
 

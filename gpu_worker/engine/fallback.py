@@ -1,9 +1,10 @@
 """The fallback engine: any decoder that `generate` can run, one ordinary cache and one forward pass per request.
 
 It shares waiting order, sampler and finish rules with the paged engine, so answers differ in speed only. A step is
-one forward pass for every running request; a request's first is its whole prompt.
+one forward pass for every running request; a request's first is its whole prompt, with its pictures.
 """
 
+import logging
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +12,12 @@ from typing import Any
 import torch
 
 from gpu_worker.engine.base import EngineStats
-from gpu_worker.engine.lifecycle import NOT_A_NUMBER, RequestLifecycle
+from gpu_worker.engine.lifecycle import MEDIA_FAILED, NOT_A_NUMBER, RequestLifecycle
+from gpu_worker.engine.media_runner import MODEL_ERRORS, find_rope_index, to_tensors
 from gpu_worker.engine.request import Request, RequestStatus, TokenOutput
 from gpu_worker.engine.waiting import WaitingQueue
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -30,6 +34,8 @@ class FallbackEngine(RequestLifecycle):
         super().__init__(max_model_len, WaitingQueue())
         self._model = model
         self._max_num_seqs = max_num_seqs
+        # Such a model remembers positions of the prompt it saw last, which may be another request's: they are given.
+        self._gives_positions = find_rope_index(model) is not None
         self._running: dict[str, _Running] = {}
         self._num_steps = 0
 
@@ -62,13 +68,21 @@ class FallbackEngine(RequestLifecycle):
         request.status = RequestStatus.RUNNING
         request.first_scheduled_s = time.monotonic()
         input_ids = torch.tensor([request.get_token_ids(0, request.num_tokens)], device=self._model.device)
-        model_kwargs = {"use_cache": True, "attention_mask": torch.ones_like(input_ids)}
-        self._running[request.id] = _Running(request, input_ids, model_kwargs)
+        self._running[request.id] = _Running(request, input_ids, {})
 
     def _advance(self, running: _Running) -> None:
         request = running.request
         started_s = time.monotonic()
-        token = self._sampler.sample(self._forward(running), [request])[0]
+        try:
+            logits = self._forward(running)
+        except MODEL_ERRORS:
+            if request.media is None:
+                raise
+            logger.exception("the model could not take the pictures of request %s", request.id)
+            self._finish(request)
+            self._outputs.append(TokenOutput(request, error=MEDIA_FAILED))
+            return
+        token = self._sampler.sample(logits, [request])[0]
         request.device_s += time.monotonic() - started_s
         request.num_computed_tokens = request.num_tokens
         if token is None:
@@ -80,18 +94,39 @@ class FallbackEngine(RequestLifecycle):
 
     @torch.inference_mode()
     def _forward(self, running: _Running) -> torch.Tensor:
-        """Logits [1, V] after the last token, by the calls that `generate` itself makes."""
-        is_first = running.request.num_computed_tokens == 0
+        """Logits [1, V] after the last token."""
+        request = running.request
+        if request.num_computed_tokens > 0:
+            return self._pass(running, running.input_ids, num_new=1)
+        if request.media is None or not request.output_token_ids:
+            return self._pass(running, running.input_ids, num_new=None)
+        # Resumed: a token of its answer may be the one that stands for pictures, and must not meet them.
+        num_resumed = len(request.output_token_ids)
+        self._pass(running, running.input_ids[:, :-num_resumed], num_new=None, num_next=num_resumed)
+        return self._pass(running, running.input_ids, num_new=num_resumed)
+
+    def _pass(
+        self, running: _Running, input_ids: torch.Tensor, *, num_new: int | None, num_next: int = 1
+    ) -> torch.Tensor:
+        """The last `num_new` tokens (None: all, a first pass) by the calls that `generate` itself makes."""
+        is_first = num_new is None
+        kwargs = self._start(running.request, input_ids) if is_first else running.model_kwargs
         inputs = self._model.prepare_inputs_for_generation(
-            running.input_ids,
-            next_sequence_length=None if is_first else 1,
-            is_first_iteration=is_first,
-            **running.model_kwargs,
+            input_ids, next_sequence_length=num_new, is_first_iteration=is_first, **kwargs
         )
         output = self._model(**inputs, return_dict=True)
-        running.model_kwargs = self._model._update_model_kwargs_for_generation(output, running.model_kwargs)
+        running.model_kwargs = self._model._update_model_kwargs_for_generation(output, kwargs, num_new_tokens=num_next)
         logits: torch.Tensor = output.logits[:, -1]
         return logits
+
+    def _start(self, request: Request, input_ids: torch.Tensor) -> dict[str, Any]:
+        """What `generate` begins with."""
+        kwargs: dict[str, Any] = {"use_cache": True, "attention_mask": torch.ones_like(input_ids)}
+        if request.media is not None:
+            kwargs |= to_tensors(request.media, self._model)
+        if self._gives_positions:
+            kwargs["position_ids"] = self._model._prepare_position_ids_for_generation(input_ids, kwargs)
+        return kwargs
 
     def _release(self, request: Request) -> None:
         if request.status is RequestStatus.RUNNING:

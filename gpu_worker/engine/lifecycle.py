@@ -7,6 +7,7 @@ from gpu_worker.engine.request import Request, RequestStatus, TokenOutput
 from gpu_worker.engine.sampler import SampledToken, Sampler
 from gpu_worker.engine.waiting import WaitingQueue
 
+MEDIA_FAILED = "The model could not take the pictures of this request."
 NOT_A_NUMBER = "The model produced values that are not numbers for this request."
 
 

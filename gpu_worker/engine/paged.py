@@ -1,20 +1,28 @@
 """The paged engine: schedule, forward, sample, one step at a time. It knows no thread and no text."""
 
+import logging
 import time
 
+import torch
+
 from gpu_worker.engine.base import EngineStats
-from gpu_worker.engine.batch import build_batch
-from gpu_worker.engine.lifecycle import NOT_A_NUMBER, RequestLifecycle
+from gpu_worker.engine.batch import Batch, build_batch
+from gpu_worker.engine.lifecycle import MEDIA_FAILED, NOT_A_NUMBER, RequestLifecycle
+from gpu_worker.engine.media_runner import MODEL_ERRORS, MediaRunner
 from gpu_worker.engine.model_runner import ModelRunner
 from gpu_worker.engine.pace import PrefillPace
 from gpu_worker.engine.request import Request, TokenOutput
 from gpu_worker.engine.scheduler import Chunk, Scheduler
 
+logger = logging.getLogger(__name__)
+
 
 class PagedEngine(RequestLifecycle):
     """Continuous batching over a paged KV cache. Implements `Engine`; the engine thread owns it."""
 
-    def __init__(self, runner: ModelRunner, scheduler: Scheduler, *, max_model_len: int) -> None:
+    def __init__(
+        self, runner: ModelRunner, scheduler: Scheduler, media_runner: MediaRunner, *, max_model_len: int
+    ) -> None:
         cache = runner.cache
         if max_model_len > cache.num_blocks * cache.block_size:
             raise ValueError("the pool of blocks is smaller than one request of max_model_len tokens")
@@ -22,17 +30,21 @@ class PagedEngine(RequestLifecycle):
         self._runner = runner
         self._scheduler = scheduler
         self._pace = PrefillPace()
+        self._media_runner = media_runner
         self._num_steps = 0
 
     def step(self) -> list[TokenOutput]:
         """Schedule, forward, sample: at most one token for each running request."""
-        chunks = self._scheduler.schedule(self._pace.num_tokens)
+        scheduled = self._scheduler.schedule(self._pace.num_tokens)
+        chunks = [chunk for chunk in scheduled if self._is_placed(chunk.request)]
         if chunks:
             started_s = time.monotonic()
             for request, _ in chunks:
                 request.first_scheduled_s = request.first_scheduled_s or started_s
             batch = build_batch(chunks, self._runner.cache.block_size, self._runner.device)
-            logits_RV = self._runner.forward(batch)
+            logits_RV = self._forward(batch)
+            if logits_RV is None:
+                return self._take_outputs()
             self._scheduler.complete(chunks)
             sampled = [chunk.request for chunk in batch.sampled]
             tokens = self._sampler.sample(logits_RV, sampled) if sampled else []
@@ -68,6 +80,34 @@ class PagedEngine(RequestLifecycle):
         """Raise IntegrityError if any invariant of scheduler and blocks is broken. For tests and idle moments."""
         self._scheduler.check_integrity()
 
+    def _forward(self, batch: Batch) -> torch.Tensor | None:
+        """Logits [R, V]; None when a prompt with pictures, alone in the batch, could not be computed and has failed."""
+        request = batch.chunks[0].request
+        if not request.has_pending_media:
+            return self._runner.forward(batch)
+        try:
+            return self._media_runner.forward(batch)
+        except MODEL_ERRORS:
+            self._fail_media(request)
+            return None
+
+    def _is_placed(self, request: Request) -> bool:
+        """Whether the positions of its tokens are known, now at the latest."""
+        if request.media is None or request.position_offset is not None:
+            return True
+        try:
+            self._media_runner.place(request)
+        except MODEL_ERRORS:
+            self._fail_media(request)
+            return False
+        return True
+
+    def _fail_media(self, request: Request) -> None:
+        """What a client sends in a picture ends its own request only. Nothing of it is in the prefix cache yet."""
+        logger.exception("the model could not take the pictures of request %s", request.id)
+        self._finish(request)
+        self._outputs.append(TokenOutput(request, error=MEDIA_FAILED))
+
     def _fail_broken(self, request: Request) -> None:
         """Its blocks may hold NaN, which would spread to whoever gets them next: nothing cached is kept."""
         touched = list(request.block_ids)
@@ -84,5 +124,7 @@ class PagedEngine(RequestLifecycle):
         num_tokens = sum(chunk.num_tokens for chunk in chunks)
         for request, num_own in chunks:
             request.device_s += elapsed_s / num_tokens * num_own
+        if chunks[0].request.has_pending_media:
+            return  # a vision tower's time says nothing of other prompts
         num_decodes = sum(chunk.num_tokens == 1 for chunk in chunks)
         self._pace.learn(num_decodes=num_decodes, num_prompt_tokens=num_tokens - num_decodes, elapsed_s=elapsed_s)

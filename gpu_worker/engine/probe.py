@@ -1,7 +1,8 @@
 """Decides at load whether a model can be served paged, by running a few tokens both ways.
 
 A model passes when every layer calls the attention function exactly once, tells it the window its mask would
-have, and the logits of two packed, chunked, paged sequences equal those of the model's own ordinary path.
+have, and the logits of two packed, chunked, paged sequences equal those of the model's own ordinary path; one that
+takes pictures, when the same holds of a prompt with pictures and what follows it.
 """
 
 import logging
@@ -14,9 +15,12 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from gpu_worker.engine.attention import PAGED_ATTENTION, UnsupportedAttentionError
 from gpu_worker.engine.batch import build_batch
 from gpu_worker.engine.kv_cache import KVCache, LayerShape
+from gpu_worker.engine.media import MediaPrompt
+from gpu_worker.engine.media_runner import MediaRunner, to_tensors
 from gpu_worker.engine.model_runner import ModelRunner
 from gpu_worker.engine.request import Request
 from gpu_worker.engine.scheduler import Chunk
+from gpu_worker.engine.text_attention import get_text_attention, set_text_attention
 from gpu_worker.protocol import Sampling
 
 logger = logging.getLogger(__name__)
@@ -24,6 +28,7 @@ logger = logging.getLogger(__name__)
 _RECORDING_ATTENTION = "atrium_recording"
 _BLOCK_SIZE = 4
 _LENGTHS = (29, 14)
+_NUM_BEHIND = 4
 # What a model's own code may raise when it meets inputs it was not written for.
 _MODEL_ERRORS = (
     UnsupportedAttentionError, TypeError, ValueError, RuntimeError, AttributeError, LookupError, NotImplementedError,
@@ -42,24 +47,30 @@ class PagedLayers:
     shapes: list[LayerShape]
 
 
-def probe_paged(model: Any) -> PagedLayers:
-    """Switch the model to paged attention, or raise UnsupportedModelError and leave it as it was."""
-    ordinary = model.config._attn_implementation
+def probe_paged(model: Any, media_prompt: MediaPrompt | None = None) -> PagedLayers:
+    """Switch the model to paged attention, or raise UnsupportedModelError and leave it as it was.
+
+    A model that takes pictures is tried with `media_prompt` too.
+    """
+    ordinary = get_text_attention(model)
     try:
         _check_rope(model.config.get_text_config())
         sequences = _make_sequences(model)
         expected = [_run_ordinary(model, sequence) for sequence in sequences]
+        expected_media_TV = _run_ordinary_media(model, media_prompt) if media_prompt is not None else None
         layers = _record_layers(model, sequences[0])
         _set_attention(model, PAGED_ATTENTION)
         actual = _run_paged(model, layers, sequences)
         for expected_TV, actual_TV in zip(expected, actual, strict=True):
             _compare_logits(expected_TV, actual_TV)
+        if media_prompt is not None and expected_media_TV is not None:
+            _compare_logits(expected_media_TV, _run_paged_media(model, layers, media_prompt), "with pictures")
     except UnsupportedModelError:
-        model.set_attn_implementation(ordinary)
+        set_text_attention(model, ordinary)
         raise
     except _MODEL_ERRORS as error:
         logger.info("the paged probe failed", exc_info=True)
-        model.set_attn_implementation(ordinary)
+        set_text_attention(model, ordinary)
         raise UnsupportedModelError(f"The model cannot run packed sequences: {error}") from error
     return layers
 
@@ -89,8 +100,8 @@ def _run_ordinary(model: Any, sequence: list[int]) -> torch.Tensor:
 
 
 def _set_attention(model: Any, name: str) -> None:
-    model.set_attn_implementation(name)
-    if model.config.get_text_config()._attn_implementation != name:
+    set_text_attention(model, name)
+    if get_text_attention(model) != name:
         raise UnsupportedModelError("Its attention does not go through the transformers attention interface.")
 
 
@@ -171,11 +182,53 @@ def _run_paged(model: Any, layers: PagedLayers, sequences: list[list[int]]) -> l
     return logits
 
 
+def _extend(prompt: MediaPrompt) -> list[int]:
+    """The prompt and a few tokens of text behind it."""
+    return prompt.token_ids + prompt.token_ids[: prompt.media.spans[0].start][:_NUM_BEHIND]
+
+
+@torch.inference_mode()
+def _run_ordinary_media(model: Any, prompt: MediaPrompt) -> torch.Tensor:
+    """Logits [T, V] from the prompt's last token on."""
+    input_ids = torch.tensor([_extend(prompt)], device=model.device)
+    tensors = to_tensors(prompt.media, model)
+    num_behind = input_ids.shape[1] - len(prompt.token_ids)
+    for name, tensor in tensors.items():
+        if tensor.shape == (1, len(prompt.token_ids)):
+            tensors[name] = torch.nn.functional.pad(tensor, (0, num_behind))
+    output = model(input_ids=input_ids, use_cache=False, logits_to_keep=num_behind + 1, **tensors)
+    logits: torch.Tensor = output.logits[0, -num_behind - 1 :]
+    return logits
+
+
+def _run_paged_media(model: Any, layers: PagedLayers, prompt: MediaPrompt) -> torch.Tensor:
+    """The same rows: the prompt whole, then tokens behind it as a chunk and as a decode."""
+    request = _make_request(0, _extend(prompt))
+    num_blocks = -(-request.num_tokens // _BLOCK_SIZE)
+    cache = KVCache(
+        layers.shapes, num_blocks=num_blocks, block_size=_BLOCK_SIZE, dtype=model.dtype, device=model.device
+    )
+    request.block_ids = list(range(num_blocks - 1, -1, -1))
+    whole = MediaRunner(model, layers.layer_of, cache)
+    request.prompt_token_ids, request.output_token_ids = prompt.token_ids, _extend(prompt)[len(prompt.token_ids) :]
+    request.media = prompt.media
+    whole.place(request)
+    rows = []
+    for num_tokens in (len(prompt.token_ids), len(request.output_token_ids) - 1, 1):
+        batch = build_batch([Chunk(request, num_tokens)], _BLOCK_SIZE, model.device)
+        first = num_tokens - 1 if request.has_pending_media else 0
+        batch.logits_indices_R = torch.arange(first, num_tokens, device=model.device)
+        runner = whole if request.has_pending_media else ModelRunner(model, layers.layer_of, cache)
+        rows.append(runner.forward(batch))
+        request.num_computed_tokens += num_tokens
+    return torch.cat(rows)
+
+
 def _make_request(index: int, sequence: list[int]) -> Request:
     return Request(id=str(index), prompt_token_ids=sequence, sampling=Sampling(seed=0), max_tokens=1)
 
 
-def _compare_logits(expected_TV: torch.Tensor, actual_TV: torch.Tensor) -> None:
+def _compare_logits(expected_TV: torch.Tensor, actual_TV: torch.Tensor, what: str = "in packed sequences") -> None:
     """Rounding differs a little, and in half precision a router may flip: so nine rows of ten must agree."""
     tolerance = 1e-3 if expected_TV.dtype == torch.float32 else 0.08
     if expected_TV.shape != actual_TV.shape:
@@ -184,4 +237,4 @@ def _compare_logits(expected_TV: torch.Tensor, actual_TV: torch.Tensor) -> None:
     error_T = (actual_TV - expected_TV).norm(dim=-1) / expected_TV.norm(dim=-1).clamp_min(1e-6)
     error = float(error_T.quantile(0.9))
     if not error <= tolerance:
-        raise UnsupportedModelError(f"Its logits in packed sequences differ from the ordinary ones by {error:.1%}.")
+        raise UnsupportedModelError(f"Its logits {what} differ from the ordinary ones by {error:.1%}.")

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from gpu_worker.engine.media import Media
 from gpu_worker.protocol import FinishReason, Sampling
 
 
@@ -53,6 +54,7 @@ class Request:
     stop_check: StopCheck | None = None
     output_token_ids: list[int] = field(default_factory=list)
     arrival_s: float = field(default_factory=time.monotonic)
+    media: Media | None = None  # the pictures of the prompt
 
     # Written by the engine only.
     status: RequestStatus = RequestStatus.WAITING
@@ -64,6 +66,12 @@ class Request:
     device_s: float = 0.0  # share of the forward passes it was part of
     finish_reason: FinishReason | None = None
     block_ids: list[int] = field(default_factory=list)
+    position_offset: int | None = None  # position minus number of a token behind the pictures, once it is known
+
+    @property
+    def has_pending_media(self) -> bool:
+        """Whether its pictures are still to be computed: then its whole prompt is."""
+        return self.media is not None and self.num_computed_tokens < self.media.end
 
     @property
     def num_tokens(self) -> int:

@@ -6,6 +6,8 @@ whole prompt when it is admitted and one more whenever its answer fills the last
 running request is preempted: it loses its blocks, goes back to the front of its user's queue, and is computed again
 later (mostly from the prefix cache). The oldest can always go on, because the pool holds at least one request of full
 length. Where seats or blocks are taken, a user with many running requests also makes room for one with few.
+
+A prompt with pictures is one chunk, whole and alone in its step; between two such steps the others get theirs.
 """
 
 from bisect import insort
@@ -14,6 +16,7 @@ from typing import NamedTuple
 
 from gpu_worker.engine.block_manager import BlockManager
 from gpu_worker.engine.integrity import require
+from gpu_worker.engine.media import MediaSpan
 from gpu_worker.engine.request import Request, RequestStatus
 from gpu_worker.engine.waiting import WaitingQueue
 
@@ -49,6 +52,7 @@ class Scheduler:
         # Every running request must be able to decode in one step.
         self._max_num_batched_tokens = max(max_num_batched_tokens, max_num_seqs)
         self._long_prompt_tokens = long_prompt_tokens
+        self._had_media_turn = False
 
     def schedule(self, pace: int | None = None) -> list[Chunk]:
         """The chunks of the next step; decodes come before longer chunks.
@@ -58,6 +62,8 @@ class Scheduler:
         """
         self._make_room()
         chunks, num_preempted = self._schedule_decodes()
+        if (whole := self._take_media_turn()) is not None:
+            return [whole]
         budget = self._max_num_batched_tokens - len(chunks)
         long_budget = budget if pace is None or not chunks else pace
         # Prompts, begun or waiting, in the order of fair share: a long one of somebody else does not go first for ever.
@@ -109,8 +115,9 @@ class Scheduler:
         index = 0
         while index < len(self.running):
             request = self.running[index]
-            if _num_pending(request) > 1 or self.blocks.grow(request):
-                if _num_pending(request) == 1:
+            is_prefill = _num_pending(request) > 1 or request.has_pending_media
+            if is_prefill or self.blocks.grow(request):
+                if not is_prefill:
                     decodes.append(Chunk(request, 1))
                 index += 1
             else:
@@ -118,6 +125,15 @@ class Scheduler:
                 self._preempt(self.running[-1])
                 num_preempted += 1
         return decodes, num_preempted
+
+    def _take_media_turn(self) -> Chunk | None:
+        pending = [request for request in self.running if request.has_pending_media]
+        has_others = len(pending) < len(self.running)
+        self._had_media_turn = bool(pending) and not (self._had_media_turn and has_others)
+        if not self._had_media_turn:
+            return None
+        first = min(pending, key=self.waiting.rank)
+        return Chunk(first, len(first.prompt_token_ids))
 
     def _preempt(self, request: Request) -> None:
         self.running.remove(request)
@@ -185,8 +201,13 @@ class Scheduler:
             and _num_pending(other) > 1
             and other.num_computed_tokens < end <= other.num_tokens
             and other.get_token_ids(0, end) == wanted
+            and _find_spans(other, end) == _find_spans(request, end)
             for other in self.running
         )
+
+
+def _find_spans(request: Request, end: int) -> tuple[MediaSpan, ...]:
+    return request.media.find_spans(0, end) if request.media is not None else ()
 
 
 def _num_pending(request: Request) -> int:
@@ -194,6 +215,8 @@ def _num_pending(request: Request) -> int:
 
 
 def _append_chunk(chunks: list[Chunk], request: Request, budget: int) -> int:
+    if request.has_pending_media:
+        return 0  # has a step of its own
     num_tokens = min(_num_pending(request), budget)
     if num_tokens > 0:
         chunks.append(Chunk(request, num_tokens))

@@ -12,8 +12,9 @@ import jinja2
 
 from gpu_worker.frontend.control_tokens import ControlTokens
 from gpu_worker.frontend.errors import invalid, unsupported
-from gpu_worker.frontend.messages import Message, read_messages, read_tools
+from gpu_worker.frontend.messages import Message, find_pictures, read_messages, read_tools
 from gpu_worker.frontend.parsers import find_reasoning_parser, find_tool_call_parser
+from gpu_worker.frontend.pictures import PictureRef
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class RenderedPrompt(NamedTuple):
 
     pieces: list[str]
     continued: str = ""
+    pictures: tuple[PictureRef, ...] = ()  # in the order of the tokens that stand for them
 
     @property
     def text(self) -> str:
@@ -47,8 +49,8 @@ class RenderedPrompt(NamedTuple):
 class ChatTemplate:
     """Renders prompts for one model. Thread-safe after construction."""
 
-    def __init__(self, tokenizer: Any, template: str | None = None) -> None:
-        """`template` replaces the tokenizer's own."""
+    def __init__(self, tokenizer: Any, template: str | None = None, picture_token: str = "") -> None:
+        """`template` replaces the tokenizer's own; `picture_token` is what it should write for a picture."""
         if template is not None:
             tokenizer.chat_template = template
         self._tokenizer = tokenizer
@@ -57,6 +59,7 @@ class ChatTemplate:
         self.takes_tools = bool(self.source) and self._probe_tools()
         self.reasoning_parser = find_reasoning_parser(self.source)
         self.tool_call_parser = find_tool_call_parser(self.source) if self.takes_tools else None
+        self.takes_pictures = bool(self.source and picture_token) and self._probe_pictures(picture_token)
         self._developer_role = "developer" in self.source
         self._wants_parts = bool(self.source) and self._probe_parts()
         self._wants_argument_text = self.takes_tools and self._probe_argument_text()
@@ -79,7 +82,7 @@ class ChatTemplate:
                 "or ask an administrator to set a chat template for this model.",
                 "messages",
             )
-        chat = read_messages(messages, developer_role=self._developer_role)
+        chat = read_messages(messages, developer_role=self._developer_role, takes_pictures=self.takes_pictures)
         offered = self._read_tools(tools)
         kwargs = _check_kwargs(template_kwargs or {})
         if continue_final_message and (chat[-1]["role"] != "assistant" or not chat[-1]["content"]):
@@ -100,7 +103,7 @@ class ChatTemplate:
         except _RENDER_ERRORS as error:
             logger.info("the chat template failed: %s", type(error).__name__)
             raise invalid("The model's chat template cannot render these messages.", "messages") from error
-        return RenderedPrompt(cut.split(text), continued)
+        return RenderedPrompt(cut.split(text), continued, tuple(find_pictures(messages)))
 
     def _read_tools(self, tools: Any) -> list[dict[str, Any]] | None:
         if not tools:
@@ -119,7 +122,7 @@ class ChatTemplate:
     def _shape(self, message: Message) -> Message:
         """A message in the form this template was found to want."""
         shaped = dict(message)
-        if self._wants_parts:
+        if self._wants_parts and isinstance(message["content"], str):
             shaped["content"] = [{"type": "text", "text": message["content"]}]
         if self._wants_argument_text and "tool_calls" in message:
             shaped["tool_calls"] = [_with_argument_text(call) for call in message["tool_calls"]]
@@ -136,6 +139,11 @@ class ChatTemplate:
         as_text = self._try_render([{"role": "user", "content": _PROBE}])
         as_parts = self._try_render([{"role": "user", "content": [{"type": "text", "text": _PROBE}]}])
         return _PROBE not in as_text and _PROBE in as_parts
+
+    def _probe_pictures(self, token: str) -> bool:
+        """Whether a picture shows in the prompt as its token, and the text beside it as text."""
+        text = self._try_render([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": _PROBE}]}])
+        return text.count(token) == 1 and _PROBE in text
 
     def _probe_argument_text(self) -> bool:
         """Whether the template fails on arguments as an object and takes them as JSON text."""

@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 from gpu_worker.frontend.errors import invalid, unsupported
+from gpu_worker.frontend.pictures import PictureRef
 
 Message = dict[str, Any]
 
@@ -21,15 +22,30 @@ _REASONING_FIELDS = ("reasoning_content", "reasoning")
 _TEXT_FIELDS = ("name", "tool_call_id", *_REASONING_FIELDS)
 
 
-def read_messages(messages: Any, *, developer_role: bool) -> list[Message]:
+def read_messages(messages: Any, *, developer_role: bool, takes_pictures: bool = False) -> list[Message]:
     """Messages with content as one string, tool-call arguments as objects, and no field a template does not know.
+    Only content with pictures is a list of parts, `{"type": "image"}` and texts: see `find_pictures`.
 
     `developer_role` says whether the template has that role; otherwise it becomes "system".
     Raises RequestRejected.
     """
     if not isinstance(messages, list) or not messages:
         raise invalid("'messages' must be a list with at least one message.", "messages")
-    return [_read_message(message, f"messages[{i}]", developer_role) for i, message in enumerate(messages)]
+    checked = [_read_message(message, f"messages[{i}]", developer_role) for i, message in enumerate(messages)]
+    for ref in () if takes_pictures else find_pictures(messages):
+        raise unsupported("This model takes text only: it cannot see pictures.", ref.param)
+    return checked
+
+
+def find_pictures(messages: list[Message]) -> list[PictureRef]:
+    """The pictures of messages that `read_messages` has accepted, in order."""
+    return [
+        PictureRef(part["media"], f"messages[{i}].content[{j}].image_url")
+        for i, message in enumerate(messages)
+        if isinstance(message.get("content"), list)
+        for j, part in enumerate(message["content"])
+        if _is_picture(part)
+    ]
 
 
 def read_tools(tools: Any) -> list[dict[str, Any]]:
@@ -49,6 +65,8 @@ def _read_message(message: Any, param: str, developer_role: bool) -> Message:
     if role == "developer" and not developer_role:
         role = "system"
     result: Message = {"role": role, "content": _read_content(message.get("content"), f"{param}.content")}
+    if role == "assistant" and not isinstance(result["content"], str):
+        raise invalid("A message of the assistant cannot show a picture.", f"{param}.content")
     for field in _TEXT_FIELDS:
         value = message.get(field)
         if value is not None and not isinstance(value, str):
@@ -60,14 +78,23 @@ def _read_message(message: Any, param: str, developer_role: bool) -> Message:
     return result
 
 
-def _read_content(content: Any, param: str) -> str:
+def _read_content(content: Any, param: str) -> str | list[Message]:
     if content is None:
         return ""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
         raise invalid(f"Invalid type for '{param}': expected a string or a list of content parts.", param)
-    return "\n".join(_read_part(part, f"{param}[{i}]") for i, part in enumerate(content))
+    parts = [None if _is_picture(part) else _read_part(part, f"{param}[{i}]") for i, part in enumerate(content)]
+    texts = [part for part in parts if part is not None]
+    if len(texts) == len(parts):
+        return "\n".join(texts)
+    return [{"type": "image"} if part is None else {"type": "text", "text": part} for part in parts]
+
+
+def _is_picture(part: Any) -> bool:
+    """A picture whose bytes came along, as the web process sends it."""
+    return isinstance(part, dict) and part.get("type") == "image" and isinstance(part.get("media"), str)
 
 
 def _read_part(part: Any, param: str) -> str:

@@ -7,10 +7,12 @@ Knows nothing of connections and does not start anything.
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from gpu_worker.engine.media import Media
 from gpu_worker.frontend.answer import AnswerStream, EndRules
 from gpu_worker.frontend.chat_template import ChatTemplate, RenderedPrompt
 from gpu_worker.frontend.detokenize import build_detokenizer
 from gpu_worker.frontend.errors import RequestRejected, check_text, invalid, unsupported
+from gpu_worker.frontend.media import MediaReader
 from gpu_worker.frontend.sampling import check_sampling, check_token_ids
 from gpu_worker.frontend.stop import StopMatcher
 from gpu_worker.frontend.tokenizer import TextTokenizer
@@ -45,14 +47,18 @@ class PreparedRequest:
     ends_by_text: bool  # whether the text can end a choice, so that the engine has to ask after every token
     choices: list[PreparedChoice]
     tokenizer: TextTokenizer
+    media: Media | None = None
 
 
 class Frontend:
-    """Tokenizer and chat template of one model. Thread-safe."""
+    """Tokenizer, chat template and processor of one model. Thread-safe."""
 
-    def __init__(self, tokenizer: Any, limits: Limits, chat_template: str | None = None) -> None:
+    def __init__(
+        self, tokenizer: Any, limits: Limits, chat_template: str | None = None, media: MediaReader | None = None
+    ) -> None:
         self.tokenizer = TextTokenizer(tokenizer)
-        self.template = ChatTemplate(tokenizer, chat_template)
+        self.media = media
+        self.template = ChatTemplate(tokenizer, chat_template, media.picture_token if media is not None else "")
         self.limits = limits
         parsers = (self.template.reasoning_parser, self.template.tool_call_parser)
         markers = tuple(marker for parser in parsers if parser is not None for marker in parser.markers)
@@ -63,7 +69,7 @@ class Frontend:
         check_sampling(request, self.limits.vocab_size)
         offers_tools = bool(request.tools) and _allows_tools(request.tool_choice)
         rendered = self._render(request, offers_tools)
-        prompt = self._tokenize(request, rendered)
+        prompt, media = self._tokenize(request, rendered)
         max_tokens = self._resolve_max_tokens(request, len(prompt))
         eos_token_ids = frozenset() if request.sampling.ignore_eos else self.limits.eos_token_ids
         rules = EndRules(
@@ -88,6 +94,7 @@ class Frontend:
                 for index in range(request.n)
             ],
             tokenizer=self.tokenizer,
+            media=media,
         )
 
     def _render(self, request: Generate, offers_tools: bool) -> RenderedPrompt | None:
@@ -100,13 +107,16 @@ class Frontend:
             continue_final_message=request.continue_final_message,
         )
 
-    def _tokenize(self, request: Generate, rendered: RenderedPrompt | None) -> list[int]:
+    def _tokenize(self, request: Generate, rendered: RenderedPrompt | None) -> tuple[list[int], Media | None]:
         prompt = request.prompt
         if rendered is not None:
             check_text(rendered.text, "messages")
+            if rendered.pictures and self.media is not None:
+                return self.media.read(rendered.pieces, rendered.pictures, request.media or {})
             # the template has written the special tokens itself
             pieces = (self.tokenizer.encode(piece, add_special_tokens=False) for piece in rendered.pieces)
-            token_ids = [token_id for piece in pieces for token_id in piece]
+            token_ids = self.media.find_prefix(rendered.text) if self.media is not None else []
+            token_ids += [token_id for piece in pieces for token_id in piece]
         elif isinstance(prompt, str):
             token_ids = self.tokenizer.encode(check_text(prompt, "prompt"), add_special_tokens=True)
         else:
@@ -114,7 +124,7 @@ class Frontend:
             check_token_ids(token_ids, self.limits.vocab_size, "prompt")
         if not token_ids:
             raise invalid("The prompt must not be empty.", _prompt_param(request))
-        return token_ids
+        return token_ids, None
 
     def _resolve_max_tokens(self, request: Generate, num_prompt: int) -> int:
         """As asked for, but no more than fits. Raises RequestRejected when not even one token does."""

@@ -146,6 +146,7 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     task: Task = "generate"
     dimensions: int = 0  # of an embedding
     prompts: list[str] = []  # names that `Embed.prompt_name` may have
+    supports_images: bool = False
 
 
 class Loading(msgspec.Struct, frozen=True, omit_defaults=True, tag="loading"):

@@ -45,6 +45,7 @@ class Generate(msgspec.Struct, frozen=True, omit_defaults=True, tag="generate"):
     kind "chat" uses `messages` (OpenAI shape, content a string or a list of parts), `tools` and
     `chat_template_kwargs`; kind "completion" uses `prompt`, a text or token ids. `n` choices share
     the prompt; choice i draws its random numbers from (sampling.seed, i, position).
+    A part `{"type": "image", "media": key}` is a picture whose file is in `media`.
     """
 
     id: str
@@ -64,6 +65,7 @@ class Generate(msgspec.Struct, frozen=True, omit_defaults=True, tag="generate"):
     priority: int = 0  # 0 interactive, higher is later (batch = 10)
     cache_salt: str = ""  # prefixes are shared only between requests of equal salt
     resume: list[ResumeChoice] | None = None
+    media: dict[str, bytes] | None = None  # files that messages refer to, each by the SHA-256 of its bytes
 
 
 class Embed(msgspec.Struct, frozen=True, omit_defaults=True, tag="embed"):

@@ -113,6 +113,7 @@ class ActiveRequest:
             cache_salt=message.cache_salt,
             output_token_ids=source.token_ids,
             arrival_s=self.arrival_s,
+            media=prepared.media,
         )
         choice = Choice(index, request, source.stream, prepared.tokenizer)
         if prepared.ends_by_text:

@@ -3,15 +3,20 @@
 The imports are inside the function on purpose: the server answers before torch is imported.
 """
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gpu_worker.engine.base import Engine
+from gpu_worker.frontend.media import MediaReader
 from gpu_worker.frontend.prepare import Frontend, Limits
+from gpu_worker.frontend.tokenizer import TextTokenizer
 from gpu_worker.protocol import ModelInfo, WorkerConfig
 from gpu_worker.server.submissions import Frontend as AnyFrontend
 from gpu_worker.tasks.detect import detect_task
+
+logger = logging.getLogger(__name__)
 
 # Part done, 0 to 1, and what is being done.
 OnProgress = Callable[[float, str], None]
@@ -44,11 +49,12 @@ def _load_generating(config: WorkerConfig, folder: Path, on_progress: OnProgress
     from gpu_worker.loader import load_model
 
     loaded = load_model(config, on_progress, folder)
-    built = build_engine(loaded.model, config)
+    reader = _make_media_reader(loaded.processor, loaded.tokenizer)
+    built = build_engine(loaded.model, config, reader.sample if reader is not None else None)
     limits = Limits(
         max_model_len=built.engine.max_model_len, vocab_size=loaded.vocab_size, eos_token_ids=loaded.eos_token_ids
     )
-    frontend = Frontend(loaded.tokenizer, limits, config.chat_template)
+    frontend = Frontend(loaded.tokenizer, limits, config.chat_template, reader)
     info = ModelInfo(
         architecture=loaded.architecture,
         engine=built.kind,
@@ -65,8 +71,20 @@ def _load_generating(config: WorkerConfig, folder: Path, on_progress: OnProgress
         generation_defaults=loaded.generation_defaults,
         engine_reason=built.reason,
         revision=loaded.revision,
+        supports_images=frontend.template.takes_pictures,
     )
     return ServedModel(built.engine, frontend, info)
+
+
+def _make_media_reader(processor: Any, tokenizer: Any) -> MediaReader | None:
+    """None for a model that takes text only, or whose processor is not of the usual kind."""
+    if processor is None:
+        return None
+    try:
+        return MediaReader(processor, TextTokenizer(tokenizer))
+    except ValueError as error:
+        logger.warning("the model is served without pictures: %s", error)
+        return None
 
 
 def explain_failure(error: BaseException) -> str:

@@ -24,6 +24,7 @@ def test_list_holds_what_the_team_may_use(api: Api) -> None:
         "created": int(everyones.created_at.timestamp()),
         "owned_by": "atrium",
         "context_length": 4096,
+        "input_modalities": None,
     }
 
 

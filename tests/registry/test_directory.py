@@ -50,6 +50,17 @@ async def test_the_context_length_is_the_settings_or_what_the_last_replica_had()
     assert (await directory.get_model("set", caller_of(1))).context_length == 4096
 
 
+async def test_what_a_model_reads_is_what_its_last_replica_said():
+    model = await sync_to_async(make_model)("seeing")
+    assert (await directory.get_model("seeing", caller_of(1))).input_modalities is None
+    now = timezone.now()
+    info = {"max_model_len": 9}
+    await sync_to_async(make_replica)(model, info=info, ready_at=now - timedelta(seconds=60))
+    assert (await directory.get_model("seeing", caller_of(1))).input_modalities == ("text",)
+    await sync_to_async(make_replica)(model, info=info | {"supports_images": True}, ready_at=now)
+    assert (await directory.get_model("seeing", caller_of(1))).input_modalities == ("text", "image")
+
+
 async def test_a_disabled_model_is_unknown():
     await sync_to_async(make_model)("off", enabled=False)
     with pytest.raises(ModelNotFound):

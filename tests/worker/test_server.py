@@ -175,6 +175,11 @@ async def test_context_overflow_is_explained_in_openai_words(link: Link) -> None
             "unsupported",
             "messages[0].content[0]",
         ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image", "media": "key"}]}], "media": {"key": b"?"}},
+            "unsupported",
+            "messages[0].content[0].image_url",
+        ),
         ({"resume": [ResumeChoice(5, [1])]}, "invalid_request", "resume"),
     ],
 )

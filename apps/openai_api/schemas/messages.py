@@ -2,7 +2,7 @@
 
 Tolerant where clients are known to differ: developer messages, content as parts, tools in the flat form of the
 Responses API, fields that a client echoes back from an earlier answer. What carries meaning that would be lost,
-an image for one, is refused.
+a sound for one, is refused.
 """
 
 from typing import Any, Literal
@@ -13,14 +13,26 @@ from msgspec import Struct
 from apps.core.errors import InvalidRequest, UnsupportedParameter
 
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
+_IMAGE_PARTS = frozenset({"image_url", "input_image"})
+# Models look at an image in the one way that they were made for, which is no low resolution.
+_DETAILS = (None, "auto", "high")
+
+
+class ImageUrl(Struct, frozen=True):
+    """An image by its address: data:, http: or https:."""
+
+    url: str
+    detail: str | None = None
 
 
 class Part(Struct, frozen=True):
-    """One piece of a content list."""
+    """One piece of a content list. The Responses API writes `image_url` and `detail` side by side."""
 
     type: str
     text: str | None = None
     refusal: str | None = None
+    image_url: ImageUrl | str | None = None
+    detail: str | None = None
 
 
 class CalledFunction(Struct, frozen=True):
@@ -92,7 +104,7 @@ def _convert_message(message: Message, path: str) -> dict[str, Any]:
             raise UnsupportedParameter(f"'{path}.{name}' is not supported here.", param=f"{path}.{name}")
     # Chat templates know no developer: it is OpenAI's newer name for system.
     role = "system" if message.role == "developer" else message.role
-    converted: dict[str, Any] = {"role": role, "content": _join_content(message, path)}
+    converted: dict[str, Any] = {"role": role, "content": _convert_content(message, path)}
     if message.name is not None:
         converted["name"] = message.name
     if message.tool_call_id is not None:
@@ -104,7 +116,8 @@ def _convert_message(message: Message, path: str) -> dict[str, Any]:
     return converted
 
 
-def _join_content(message: Message, path: str) -> str:
+def _convert_content(message: Message, path: str) -> str | list[dict[str, Any]]:
+    """One text; a list of texts and images where there is an image."""
     content = message.content
     if isinstance(content, str):
         return content
@@ -112,14 +125,33 @@ def _join_content(message: Message, path: str) -> str:
         if message.role == "assistant" and (message.tool_calls or message.refusal or message.reasoning_content):
             return message.refusal or ""
         raise InvalidRequest(f"'{path}.content' is required.", param=f"{path}.content")
-    return "\n".join(_read_part(part, f"{path}.content[{index}]") for index, part in enumerate(content))
+    paths = [f"{path}.content[{index}]" for index in range(len(content))]
+    if not any(part.type in _IMAGE_PARTS for part in content):
+        return "\n".join(map(_read_part, content, paths))
+    if message.role == "assistant":
+        raise InvalidRequest(f"'{path}': a message of the assistant cannot hold an image.", param=f"{path}.content")
+    return [
+        _convert_image(part, where) if part.type in _IMAGE_PARTS else {"type": "text", "text": _read_part(part, where)}
+        for part, where in zip(content, paths, strict=True)
+    ]
+
+
+def _convert_image(part: Part, path: str) -> dict[str, Any]:
+    image = ImageUrl(part.image_url, part.detail) if isinstance(part.image_url, str) else part.image_url
+    if image is None or not image.url:
+        raise InvalidRequest(f"'{path}.image_url' is required.", param=f"{path}.image_url")
+    if image.detail not in _DETAILS:
+        where = f"{path}.detail" if isinstance(part.image_url, str) else f"{path}.image_url.detail"
+        raise UnsupportedParameter(f'\'{where}\' can be "auto" or "high" here.', param=where)
+    return {"type": "image_url", "image_url": image.url}
 
 
 def _read_part(part: Part, path: str) -> str:
     if part.type == "refusal" and part.refusal is not None:
         return part.refusal
     if part.type not in _TEXT_PARTS:
-        raise UnsupportedParameter(f"'{path}': parts of type '{part.type}' are not supported, only text.", param=path)
+        message = f"'{path}': parts of type '{part.type}' are not supported, only text and images."
+        raise UnsupportedParameter(message, param=path)
     if part.text is None:
         raise InvalidRequest(f"'{path}.text' is required.", param=f"{path}.text")
     return part.text

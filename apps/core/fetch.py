@@ -1,0 +1,189 @@
+"""Fetches a file from the web that a user names, without becoming the user's hand inside this network.
+
+Every address that a name resolves to is checked, and the connection goes to the addresses that were checked; each
+redirect starts over. Knows nothing of what is fetched.
+"""
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Iterable
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+MAX_REDIRECTS = 4
+MAX_URL_CHARS = 8192
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_HEADERS = {"User-Agent": "Atrium", "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"}
+# Public by their numbers, but inside: agents that clouds put beside their virtual machines (Azure, Oracle).
+_INSIDE = tuple(map(ipaddress.ip_network, ("168.63.129.16/32", "192.0.0.0/24")))
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class FetchError(Exception):
+    """The file cannot be had; the message is a sentence for the client, without anything it did not know."""
+
+
+class FetchTooLarge(FetchError):
+    """The file is larger than allowed."""
+
+
+class FetchRules(NamedTuple):
+    """What may be fetched. A host in one of the sets stands for itself alone, ".example.com" for all below it."""
+
+    max_bytes: int
+    timeout_s: float
+    hosts: frozenset[str] = frozenset()  # empty: any
+    private_hosts: frozenset[str] = frozenset()  # may have addresses that are not public
+
+
+async def fetch(url: str, rules: FetchRules) -> bytes:
+    """The file at `url`. Raises FetchError."""
+    try:
+        async with asyncio.timeout(rules.timeout_s):
+            return await _follow(url, rules)
+    except TimeoutError:
+        raise FetchError("It could not be fetched in time.") from None
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        if (cause := _find_refusal(error)) is not None:
+            raise cause from None
+        raise FetchError("It could not be fetched.") from error
+
+
+def is_public(address: Address) -> bool:
+    """Whether an address belongs to the public internet, also one that is wrapped in an IPv6 address."""
+    if isinstance(address, ipaddress.IPv6Address):
+        translated = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF) if address in _NAT64 else address.ipv4_mapped
+        if translated is not None:
+            return is_public(translated)
+        if any(not is_public(inner) for inner in (address.sixtofour, *(address.teredo or ())) if inner is not None):
+            return False
+    if any(address in network for network in _INSIDE):
+        return False
+    return address.is_global and not address.is_multicast and not address.is_reserved
+
+
+async def _follow(url: str, rules: FetchRules) -> bytes:
+    target = _parse(url)
+    for _ in range(MAX_REDIRECTS + 1):
+        _check_host(target, rules)
+        result = await _get(target, rules)
+        if isinstance(result, bytes):
+            return result
+        target = _parse(str(target.join(result)))
+    raise FetchError("It was redirected too often.")
+
+
+def _parse(url: str) -> URL:
+    if len(url) > MAX_URL_CHARS:
+        raise FetchError("Its URL is too long.")
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise FetchError("Its URL must begin with http:// or https://.")
+    if parts.username is not None or parts.password is not None:
+        raise FetchError("Its URL must hold no user name and no password.")
+    return URL(url)
+
+
+def _check_host(url: URL, rules: FetchRules) -> None:
+    host = (url.host or "").rstrip(".").lower()
+    if rules.hosts and not _matches(host, rules.hosts):
+        raise FetchError("Files of that host are not fetched here.")
+    # aiohttp asks no resolver about a host that is written as an address.
+    if (address := _read_address(host)) is not None:
+        _check_addresses([address], host, rules)
+
+
+async def _get(url: URL, rules: FetchRules) -> bytes | URL:
+    """The file, or where it is said to be instead."""
+    connector = aiohttp.TCPConnector(resolver=_CheckedResolver(rules), use_dns_cache=False, force_close=True)
+    async with (
+        aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False) as session,
+        session.get(url, headers=_HEADERS, allow_redirects=False, auto_decompress=False) as response,
+    ):
+        if response.status in _REDIRECTS and (location := response.headers.get("Location")):
+            return URL(location)
+        if response.status != 200:
+            raise FetchError(f"Its server answered with status {response.status}.")
+        if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise FetchError("Its server sent it compressed though that was not asked for.")
+        return await _read(response, rules.max_bytes)
+
+
+async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    """Up to the limit, whatever length the server names."""
+    if (response.content_length or 0) > max_bytes:
+        raise FetchTooLarge(f"It is larger than {max_bytes} bytes.")
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in response.content.iter_chunked(64 * 1024):
+        size += len(chunk)
+        if size > max_bytes:
+            raise FetchTooLarge(f"It is larger than {max_bytes} bytes.")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+class _CheckedResolver(AbstractResolver):
+    """Asks the system, in a thread, and hands on only addresses that may be connected to."""
+
+    def __init__(self, rules: FetchRules) -> None:
+        self._rules = rules
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Raises OSError; a FetchError behind it where an address is refused."""
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, family=family)
+        addresses = [str(sockaddr[0]) for _family, _type, _proto, _name, sockaddr in found]
+        try:
+            _check_addresses([ipaddress.ip_address(address) for address in addresses], host, self._rules)
+        except FetchError as error:
+            raise OSError(str(error)) from error
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=entry[0],
+                proto=entry[2],
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for address, entry in zip(addresses, found, strict=True)
+        ]
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+def _check_addresses(addresses: Iterable[Address], host: str, rules: FetchRules) -> None:
+    if _matches(host.rstrip(".").lower(), rules.private_hosts):
+        return
+    if not all(is_public(address) for address in addresses):
+        raise FetchError("Its address is not a public one.")
+
+
+def _read_address(host: str) -> Address | None:
+    try:
+        return ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return None
+
+
+def _matches(host: str, allowed: frozenset[str]) -> bool:
+    return host in allowed or any(host.endswith(entry) for entry in allowed if entry.startswith("."))
+
+
+def _find_refusal(error: BaseException | None) -> FetchError | None:
+    while error is not None:
+        if isinstance(error, FetchError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
