@@ -158,6 +158,7 @@ class Answer:
             user=f"user-{request.caller.user_id}",
             priority=request.priority,
             media=request.media,
+            structure=request.structure,
             resume=[ResumeChoice(index, ids) for index, ids in enumerate(self._token_ids) if ids] or None,
         )
 

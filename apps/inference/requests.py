@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from apps.accounts.caller import Caller
-from gpu_worker.protocol import Embed, RequestKind, Score
+from gpu_worker.protocol import Embed, RequestKind, Score, Structure
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,6 +31,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     chat_template_kwargs: dict[str, Any] | None = None
     continue_final_message: bool = False
     echo: bool = False
+    structure: Structure | None = None
     priority: int = 0
     # A part {"type": "image_url", "image_url": URL} of `messages` is loaded by `generate()` and moves here.
     media: dict[str, bytes] | None = None

@@ -58,11 +58,6 @@ _SHARED_NEUTRAL: dict[str, tuple[Any, ...]] = {
     "allowed_token_ids": ([],),
     "bad_words": ([],),
     "logits_processors": ([],),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "structured_outputs": (),
     "return_tokens_as_token_ids": (False,),
     "return_token_ids": (False,),
     "typical_p": (1, 1.0),
@@ -76,7 +71,6 @@ CHAT_NEUTRAL: dict[str, tuple[Any, ...]] = _SHARED_NEUTRAL | {
     "audio": (),
     "modalities": (["text"], []),
     "moderation": (),
-    "response_format": ({"type": "text"},),
     "reasoning": ({}, {"effort": None}, {"effort": "medium"}, {"effort": "medium", "summary": "auto"}),
     "text": ({}, {"format": {"type": "text"}}, {"format": {"type": "text"}, "verbosity": "medium"}),
     "verbosity": ("medium",),
@@ -95,7 +89,6 @@ CHAT_NEUTRAL: dict[str, tuple[Any, ...]] = _SHARED_NEUTRAL | {
 }
 COMPLETION_NEUTRAL: dict[str, tuple[Any, ...]] = _SHARED_NEUTRAL | {
     "suffix": ("",),
-    "response_format": ({"type": "text"},),
     "prompt_embeds": (),
 }
 

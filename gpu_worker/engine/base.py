@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from gpu_worker.protocol import FailureCode
+
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
@@ -28,6 +30,14 @@ class EngineOutput(Protocol):
     @property
     def error(self) -> str | None:
         """Why the engine failed the request, which has then ended."""
+
+    @property
+    def error_code(self) -> FailureCode:
+        """Whose fault that was."""
+
+    @property
+    def error_param(self) -> str | None:
+        """The field of the request that was at fault, if one was."""
 
 
 class EngineRequest(Protocol):

@@ -7,6 +7,7 @@ from gpu_worker.engine.request import Request, RequestStatus, TokenOutput
 from gpu_worker.engine.sampler import SampledToken, Sampler
 from gpu_worker.engine.waiting import WaitingQueue
 
+GRAMMAR_LEFT = "No token of this model can continue the required form, or the form is too complex to follow."
 MEDIA_FAILED = "The model could not take the pictures of this request."
 NOT_A_NUMBER = "The model produced values that are not numbers for this request."
 
@@ -23,8 +24,9 @@ class RequestLifecycle(ABC):
 
     def add(self, request: Request) -> None:
         """Queue a request. A resumed one whose tokens already end it is answered by the next step."""
-        if request.ends_with_stop_token() or request.is_full(self.max_model_len):
-            request.finish_reason = "stop" if request.ends_with_stop_token() else "length"
+        is_stopped = request.ends_with_stop_token() or request.ends_grammar()
+        if is_stopped or request.is_full(self.max_model_len):
+            request.finish_reason = "stop" if is_stopped else "length"
             request.status = RequestStatus.FINISHED
             self._outputs.append(TokenOutput(request, finish_reason=request.finish_reason))
             return
@@ -61,7 +63,10 @@ class RequestLifecycle(ABC):
         return self._take_outputs()
 
     def _append(self, request: Request, token: SampledToken) -> None:
-        """Give a request its next token, and end it if that is its last."""
+        """Give a request its next token, and end it if that is its last or one that its grammar does not know."""
+        if not self._follows_grammar(request, token.token_id):
+            self._fail_unsupported(request, GRAMMAR_LEFT)
+            return
         if request.first_token_s is None:
             request.first_token_s = time.monotonic()
         request.output_token_ids.append(token.token_id)
@@ -70,6 +75,18 @@ class RequestLifecycle(ABC):
         if request.finish_reason is not None:
             self._finish(request)
         self._outputs.append(TokenOutput(request, token.token_id, token.logprobs, request.finish_reason))
+
+    @staticmethod
+    def _follows_grammar(request: Request, token_id: int) -> bool:
+        grammar = request.grammar
+        if grammar is None:
+            return True
+        return not grammar.has_failed and (token_id in request.eos_token_ids or grammar.accept(token_id))
+
+    def _fail_unsupported(self, request: Request, error: str) -> None:
+        self._finish(request)
+        param = request.grammar.param if request.grammar is not None else None
+        self._outputs.append(TokenOutput(request, error=error, error_code="unsupported", error_param=param))
 
     def _finish(self, request: Request) -> None:
         del self._requests[request.id]

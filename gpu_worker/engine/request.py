@@ -5,8 +5,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from gpu_worker.engine.grammar import GrammarState
 from gpu_worker.engine.media import Media
-from gpu_worker.protocol import FinishReason, Sampling
+from gpu_worker.protocol import FailureCode, FinishReason, Sampling
 
 
 class RequestStatus(enum.IntEnum):
@@ -52,6 +53,7 @@ class Request:
     priority: int = 0
     cache_salt: str = ""
     stop_check: StopCheck | None = None
+    grammar: GrammarState | None = None  # has read `output_token_ids`; None: any token may follow
     output_token_ids: list[int] = field(default_factory=list)
     arrival_s: float = field(default_factory=time.monotonic)
     media: Media | None = None  # the pictures of the prompt
@@ -99,6 +101,10 @@ class Request:
         last = self.output_token_ids[-1]
         return last in self.eos_token_ids or last in self.sampling.stop_token_ids
 
+    def ends_grammar(self) -> bool:
+        """Whether the answer has the form it must have, and nothing can be added to it."""
+        return self.grammar is not None and self.grammar.is_complete
+
     def is_full(self, max_model_len: int) -> bool:
         """Whether `max_tokens` or the context leaves no room for another token."""
         return len(self.output_token_ids) >= self.max_tokens or self.num_tokens >= max_model_len
@@ -107,12 +113,15 @@ class Request:
         """Why the sequence ends with the token just appended, if it does.
 
         An end-of-sequence or stop token comes first ("stop": the token counts as a completion token and its
-        id is the last of `output_token_ids`), then `stop_check`, then `max_tokens` or a full context ("length").
+        id is the last of `output_token_ids`), then `stop_check`, then a complete grammar ("stop"), then `max_tokens`
+        or a full context ("length").
         """
         if self.ends_with_stop_token():
             return "stop"
         if self.stop_check is not None and (reason := self.stop_check(self)) is not None:
             return reason
+        if self.ends_grammar():
+            return "stop"
         return "length" if self.is_full(max_model_len) else None
 
 
@@ -125,3 +134,5 @@ class TokenOutput:
     logprobs: TokenLogprobs | None = None
     finish_reason: FinishReason | None = None
     error: str | None = None  # set when the engine failed this request; it has ended
+    error_code: FailureCode = "internal"
+    error_param: str | None = None

@@ -2,7 +2,8 @@
 
 Every row is chosen by its own parameters alone; rows are computed together only where an operation works row by
 row, and rows are grouped by their own properties, so neighbours cannot change a result. The order is the one of
-transformers' and vLLM's: penalties and biases, temperature, top-k, top-p (of what top-k left), min-p.
+transformers' and vLLM's: penalties and biases, what a grammar allows, temperature, top-k, top-p (of what top-k left),
+min-p.
 
 The random number of a token is a pure function of (seed, choice index, position in the answer): the same alone, in
 any batch, after a preemption, on another replica. Shape suffixes: R rows, V vocabulary, C candidates.
@@ -15,6 +16,7 @@ from typing import NamedTuple
 
 import torch
 
+from gpu_worker.engine.grammar import GrammarMasks
 from gpu_worker.engine.penalties import TokenPenalties
 from gpu_worker.engine.request import Request, TokenLogprobs
 from gpu_worker.protocol import Sampling
@@ -45,6 +47,7 @@ class Sampler:
 
     def __init__(self) -> None:
         self._penalties: dict[str, TokenPenalties] = {}
+        self._masks = GrammarMasks()
 
     def forget(self, request: Request) -> None:
         """The request has ended."""
@@ -69,6 +72,9 @@ class Sampler:
         rows = [row for row, request in enumerate(requests) if is_finite[row] and not _is_plain_greedy(request)]
         for row in rows:
             self._adjust(logits_RV[row], requests[row])
+        grammars = [(row, grammar) for row in rows if (grammar := requests[row].grammar) is not None]
+        if grammars:
+            self._masks.apply(logits_RV, grammars)
         for row, token_id in _choose(logits_RV, requests, rows):
             token_ids[row] = token_id
         return [
@@ -101,7 +107,7 @@ def _is_plain_greedy(request: Request) -> bool:
     sampling = request.sampling
     is_masked = len(request.output_token_ids) < sampling.min_tokens
     return sampling.temperature <= _GREEDY_TEMPERATURE and not (
-        _has_penalties(sampling) or sampling.logit_bias or is_masked
+        _has_penalties(sampling) or sampling.logit_bias or is_masked or request.grammar is not None
     )
 
 

@@ -158,4 +158,5 @@ def _read_tool(tool: Any, param: str) -> dict[str, Any]:
         raise invalid(f"'{param}.function.name' must be a non-empty string.", f"{param}.function.name")
     if not isinstance(function.get("parameters", {}), dict | None):
         raise invalid(f"'{param}.function.parameters' must be a JSON schema.", f"{param}.function.parameters")
-    return {"type": "function", "function": {key: value for key, value in function.items() if value is not None}}
+    shown = {key: value for key, value in function.items() if value is not None and key != "strict"}
+    return {"type": "function", "function": shown}

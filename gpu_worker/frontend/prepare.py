@@ -7,14 +7,17 @@ Knows nothing of connections and does not start anything.
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from gpu_worker.engine.grammar import GrammarState
 from gpu_worker.engine.media import Media
 from gpu_worker.frontend.answer import AnswerStream, EndRules
 from gpu_worker.frontend.chat_template import ChatTemplate, RenderedPrompt
 from gpu_worker.frontend.detokenize import build_detokenizer
-from gpu_worker.frontend.errors import RequestRejected, check_text, invalid, unsupported
+from gpu_worker.frontend.errors import RequestRejected, check_text, invalid
+from gpu_worker.frontend.grammars import GrammarCompiler, build_vocabulary
 from gpu_worker.frontend.media import MediaReader
 from gpu_worker.frontend.sampling import check_sampling, check_token_ids
 from gpu_worker.frontend.stop import StopMatcher
+from gpu_worker.frontend.structure import StructureBuilder, allows_tools
 from gpu_worker.frontend.tokenizer import TextTokenizer
 from gpu_worker.protocol import FinishReason, Generate, ResumeChoice
 
@@ -34,6 +37,7 @@ class PreparedChoice(NamedTuple):
     stream: AnswerStream
     token_ids: list[int]
     finish_reason: FinishReason | None
+    grammar: GrammarState | None = None
 
 
 @dataclass(frozen=True)
@@ -63,12 +67,20 @@ class Frontend:
         parsers = (self.template.reasoning_parser, self.template.tool_call_parser)
         markers = tuple(marker for parser in parsers if parser is not None for marker in parser.markers)
         self._visible_ids = self.tokenizer.find_added_tokens(markers)
+        self._structures = StructureBuilder(
+            self.template,
+            GrammarCompiler(
+                lambda: build_vocabulary(self.tokenizer, limits.vocab_size, limits.eos_token_ids, self._visible_ids)
+            ),
+            drops_first_space=self.tokenizer.drops_first_space,
+        )
 
     def prepare(self, request: Generate) -> PreparedRequest:
         """Raises RequestRejected, which says everything the client may know."""
         check_sampling(request, self.limits.vocab_size)
-        offers_tools = bool(request.tools) and _allows_tools(request.tool_choice)
+        offers_tools = bool(request.tools) and allows_tools(request.tool_choice)
         rendered = self._render(request, offers_tools)
+        grammar = self._structures.build(request, rendered)
         prompt, media = self._tokenize(request, rendered)
         max_tokens = self._resolve_max_tokens(request, len(prompt))
         eos_token_ids = frozenset() if request.sampling.ignore_eos else self.limits.eos_token_ids
@@ -90,6 +102,7 @@ class Frontend:
                     self._build_stream(request, rendered, rules, offers_tools=offers_tools),
                     resumed.get(index, []),
                     max_tokens,
+                    grammar,
                 )
                 for index in range(request.n)
             ],
@@ -174,7 +187,9 @@ class Frontend:
         )
 
 
-def _replay(stream: AnswerStream, token_ids: list[int], max_tokens: int) -> PreparedChoice:
+def _replay(
+    stream: AnswerStream, token_ids: list[int], max_tokens: int, grammar: GrammarState | None
+) -> PreparedChoice:
     """Lead the stream silently through what the client has been sent.
 
     A choice that these tokens end had its held-back text sent along with its last token: nothing is left to say.
@@ -185,21 +200,19 @@ def _replay(stream: AnswerStream, token_ids: list[int], max_tokens: int) -> Prep
             break
     else:
         reason = "length" if len(token_ids) >= max_tokens else None
+        if grammar is not None and _replay_grammar(grammar := grammar.copy(), token_ids):
+            reason = "stop"
     if reason is not None:
         stream.flush()
         reason = stream.final_reason(reason)
-    return PreparedChoice(stream, token_ids, reason)
+    return PreparedChoice(stream, token_ids, reason, grammar)
 
 
-def _allows_tools(tool_choice: Any) -> bool:
-    """Whether the model may call tools. Raises RequestRejected for choices that need constrained decoding."""
-    if tool_choice is None or tool_choice == "auto":
-        return True
-    if tool_choice == "none":
-        return False
-    if tool_choice == "required" or isinstance(tool_choice, dict):
-        raise unsupported("Only 'auto' and 'none' are supported as 'tool_choice'.", "tool_choice")
-    raise invalid("Invalid value for 'tool_choice'. Supported values are: 'auto' and 'none'.", "tool_choice")
+def _replay_grammar(grammar: GrammarState, token_ids: list[int]) -> bool:
+    """Whether these tokens are all that the grammar allows. Raises RequestRejected when it does not allow them."""
+    if not all(map(grammar.accept, token_ids)):
+        raise invalid("'resume' does not have the form that the request asks for.", "resume")
+    return grammar.is_complete
 
 
 def _prompt_param(request: Generate) -> str:

@@ -5,7 +5,7 @@ Every method may be called from any thread. Knows nothing of chats, requests or 
 
 import re
 import threading
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import tokenizers
@@ -38,7 +38,7 @@ class TextTokenizer:
             self._added = dict(getattr(tokenizer, "added_tokens_decoder", {}))
             self._special_ids = frozenset(tokenizer.all_special_ids)
         self.is_byte_level = self._backend is not None and isinstance(self._backend.decoder, ByteLevel)
-        self.token_bytes = lru_cache(maxsize=65536)(self._compute_token_bytes)
+        self.token_bytes = lru_cache(maxsize=65536)(self.compute_token_bytes)
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Token ids of `text`. Special tokens written in the text are recognised. Takes about 1 µs a token."""
@@ -58,6 +58,12 @@ class TextTokenizer:
         """Ids of the added tokens whose text is one of `contents`."""
         return frozenset(i for i, token in self._added.items() if str(token.content) in contents)
 
+    @cached_property
+    def drops_first_space(self) -> bool:
+        """Whether a text loses the space that its first token begins with, as SentencePiece has it."""
+        token_ids = self.encode("a a", add_special_tokens=False)
+        return any(self.token_bytes(i).startswith(b" ") and not self.decode([i]).startswith(" ") for i in token_ids)
+
     def is_hidden(self, token_id: int) -> bool:
         """Whether decoding with skip_special_tokens leaves this token out."""
         return token_id in self._special_ids or self.token_string(token_id) is None
@@ -71,8 +77,8 @@ class TextTokenizer:
                 return None
             return str(self.hf.convert_ids_to_tokens(token_id))
 
-    def _compute_token_bytes(self, token_id: int) -> bytes:
-        """Exact UTF-8 bytes of one token in the middle of a text, a leading space included."""
+    def compute_token_bytes(self, token_id: int) -> bytes:
+        """Exact UTF-8 bytes of one token in the middle of a text, a leading space included. See `token_bytes`."""
         string = self.token_string(token_id)
         if string is None:
             return b""

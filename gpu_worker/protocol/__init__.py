@@ -50,6 +50,8 @@ from gpu_worker.protocol.requests import (
     ResumeChoice,
     Sampling,
     Score,
+    Structure,
+    StructureKind,
     Submission,
     ToWorker,
 )
@@ -79,6 +81,8 @@ __all__ = [
     "Sampling",
     "Score",
     "Started",
+    "Structure",
+    "StructureKind",
     "Submission",
     "Task",
     "Timing",

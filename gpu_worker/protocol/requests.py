@@ -5,6 +5,7 @@ from typing import Any, Literal
 import msgspec
 
 RequestKind = Literal["chat", "completion"]
+StructureKind = Literal["json_object", "json_schema", "regex", "choice", "grammar"]
 InputKind = Literal["query", "document"]
 
 
@@ -30,6 +31,14 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     top_logprobs: int | None = None  # None: no logprobs; 0: of the chosen token only; n: and of the n best
+
+
+class Structure(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The form that every answer must have: no token is sampled that would leave it."""
+
+    kind: StructureKind
+    value: str = ""  # the schema as JSON text, the regular expression, the choices as a JSON list, the grammar
+    param: str = "response_format"  # the field of the request that asks for it: failures name it
 
 
 class ResumeChoice(msgspec.Struct, frozen=True):
@@ -66,6 +75,7 @@ class Generate(msgspec.Struct, frozen=True, omit_defaults=True, tag="generate"):
     cache_salt: str = ""  # prefixes are shared only between requests of equal salt
     resume: list[ResumeChoice] | None = None
     media: dict[str, bytes] | None = None  # files that messages refer to, each by the SHA-256 of its bytes
+    structure: Structure | None = None
 
 
 class Embed(msgspec.Struct, frozen=True, omit_defaults=True, tag="embed"):

@@ -111,6 +111,7 @@ class ActiveRequest:
             weight=message.weight,
             priority=message.priority,
             cache_salt=message.cache_salt,
+            grammar=source.grammar,
             output_token_ids=source.token_ids,
             arrival_s=self.arrival_s,
             media=prepared.media,

@@ -152,7 +152,7 @@ class RequestTable:
             return
         events = frames.setdefault(active.connection, [])
         if output.error is not None:
-            events.append(active.fail("internal", output.error))
+            events.append(active.fail(output.error_code, output.error, output.error_param))
         else:
             events += active.read(choice, output)
         if active.is_closed:

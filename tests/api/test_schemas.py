@@ -186,12 +186,6 @@ def test_refused_completion_field_passes_at_its_neutral_values_only(name: str) -
     assert caught.value.param == name
 
 
-@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "f"}}])
-def test_enforced_tool_choice_is_refused(choice: Any) -> None:
-    tools = [{"type": "function", "function": {"name": "f"}}]
-    assert param_of_refusal(chat, tools=tools, tool_choice=choice) == "tool_choice"
-
-
 def test_tools_in_both_shapes_mean_the_same() -> None:
     function = {"name": "weather", "description": "of a city", "parameters": {"type": "object"}}
     nested = chat(tools=[{"type": "function", "function": function}], tool_choice="auto", parallel_tool_calls=False)

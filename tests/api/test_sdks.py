@@ -49,7 +49,7 @@ async def test_async_openai_sdk(chat_api: Api, worker: ScriptedWorker) -> None:
     [
         ("nobodys", {}, openai.NotFoundError, None),
         ("scripted", {"temperature": 3}, openai.BadRequestError, "temperature"),
-        ("scripted", {"response_format": {"type": "json_object"}}, openai.BadRequestError, "response_format"),
+        ("scripted", {"response_format": {"type": "grammar"}}, openai.BadRequestError, "response_format.type"),
     ],
 )
 def test_openai_sdk_raises_its_own_errors(

@@ -10,6 +10,7 @@ from gpu_worker.protocol import (
     Finished,
     ResumeChoice,
     Started,
+    Structure,
 )
 from tests.worker.conftest import MAX_MODEL_LEN, NUM_BLOCKS
 from tests.worker.link import Link, chat, complete, open_link
@@ -165,11 +166,9 @@ async def test_context_overflow_is_explained_in_openai_words(link: Link) -> None
         ({"messages": []}, "invalid_request", "messages"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "invalid_request", "messages[0].role"),
         ({"tools": [{"type": "function", "function": {}}]}, "invalid_request", "tools[0].function.name"),
-        (
-            {"tool_choice": "required", "tools": [{"type": "function", "function": {"name": "f"}}]},
-            "unsupported",
-            "tool_choice",
-        ),
+        ({"tool_choice": "required"}, "invalid_request", "tool_choice"),
+        ({"structure": Structure("json_schema", '{"not": {}}')}, "unsupported", "response_format"),
+        ({"structure": Structure("regex", "(", "guided_regex")}, "invalid_request", "guided_regex"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}]},
             "unsupported",

@@ -31,7 +31,7 @@ class ChatStreamEncoder:
             "system_fingerprint": make_fingerprint(request.model),
         }
         self._head = b"data: " + encode_json(head)[:-1]
-        self._n = request.n
+        self._request = request
         self._include_usage = include_usage
         self._opens = [self._head + b',"choices":[{"index":%d,"delta":' % index for index in range(request.n)]
         # OpenAI: with include_usage every chunk but the last has a null usage, without it none has the key.
@@ -54,7 +54,7 @@ class ChatStreamEncoder:
 
     def encode_finish(self, finished: Finished) -> bytes:
         """The last chunk of a choice and, after the last choice, the usage chunk where one is asked for."""
-        reason = encode_json(encode_finish_reason(finished.reason))
+        reason = encode_json(_find_finish_reason(self._request, finished))
         chunk = self._opens[finished.index] + b'{},"logprobs":null,"finish_reason":' + reason + self._end
         if finished.last and self._include_usage:
             chunk += self._head + b',"choices":[],"usage":' + encode_json(encode_usage(finished.usage)) + b"}\n\n"
@@ -76,7 +76,7 @@ class ChatFold:
 
     def add_finish(self, finished: Finished) -> None:
         """End a choice."""
-        self._choices[finished.index].finish_reason = encode_finish_reason(finished.reason)
+        self._choices[finished.index].finish_reason = _find_finish_reason(self._request, finished)
         if finished.last:
             self._usage = finished.usage
 
@@ -135,6 +135,12 @@ class _ChoiceFold:
             function = {"name": piece.name, "arguments": ""}
             self._tool_calls.append({"id": piece.id, "type": "function", "function": function})
         self._tool_calls[piece.index]["function"]["arguments"] += piece.arguments
+
+
+def _find_finish_reason(request: GenerationRequest, finished: Finished) -> str:
+    """OpenAI answers "stop" where a call of a named function was asked for, and "tool_calls" for any other call."""
+    is_named = isinstance(request.tool_choice, dict)
+    return "stop" if is_named and finished.reason == "tool_calls" else encode_finish_reason(finished.reason)
 
 
 def _make_delta(delta: Delta) -> dict[str, Any]:

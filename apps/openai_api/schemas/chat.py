@@ -14,10 +14,12 @@ from apps.core.errors import InvalidRequest, UnsupportedParameter
 from apps.core.ids import new_chat_completion_id
 from apps.inference.requests import GenerationRequest
 from apps.openai_api.parameters import CHAT_NEUTRAL, check_fields
-from apps.openai_api.schemas.fields import Count, SamplingFields, StreamOptions, check_token_limits, decode_body
+from apps.openai_api.schemas.fields import Count, StreamOptions, check_token_limits, decode_body
 from apps.openai_api.schemas.generation_config import read_generation_config
 from apps.openai_api.schemas.messages import Message, Tool, convert_messages, convert_tools
 from apps.openai_api.schemas.responses_shape import InputItem, convert_input
+from apps.openai_api.schemas.structure import StructureFields
+from apps.openai_api.schemas.tool_choice import read_tool_choice
 
 # What the template's caller sets itself: a request may not put its own under these names.
 _RESERVED_TEMPLATE_KWARGS = frozenset(
@@ -39,7 +41,7 @@ _RESERVED_TEMPLATE_KWARGS = frozenset(
 )
 
 
-class ChatBody(SamplingFields, frozen=True, kw_only=True):
+class ChatBody(StructureFields, frozen=True, kw_only=True):
     """The honoured fields. The others are in `parameters.py`."""
 
     model: str | None = None
@@ -82,7 +84,7 @@ def parse_chat(body: bytes, caller: Caller) -> ChatCall:
     chat = decode_body(_decoder, body)
     _check_template_fields(raw, chat)
     check_fields(raw, HONOURED, CHAT_NEUTRAL)
-    tools = convert_tools(chat.tools)
+    tools, tool_choice = read_tool_choice(chat.tool_choice, convert_tools(chat.tools))
     options = chat.stream_options
     return ChatCall(
         GenerationRequest(
@@ -96,10 +98,11 @@ def parse_chat(body: bytes, caller: Caller) -> ChatCall:
             n=chat.n or 1,
             stream=bool(chat.stream),
             tools=tools,
-            tool_choice=_read_tool_choice(chat.tool_choice) if tools else None,
+            tool_choice=tool_choice,
             parallel_tool_calls=chat.parallel_tool_calls is not False,
             chat_template_kwargs=_read_template_kwargs(chat),
             continue_final_message=bool(chat.continue_final_message),
+            structure=chat.to_structure(),
         ),
         include_usage=bool(options and options.include_usage),
     )
@@ -135,17 +138,6 @@ def _read_sampling(chat: ChatBody) -> dict[str, Any]:
     elif chat.top_logprobs:
         raise InvalidRequest("'top_logprobs' needs 'logprobs' to be true.", param="top_logprobs")
     return sampling
-
-
-def _read_tool_choice(given: str | dict[str, Any] | None) -> str | None:
-    match given:
-        case None | "auto" | "none":
-            return given
-        case "required" | dict():
-            raise UnsupportedParameter(
-                '\'tool_choice\' can be "auto" or "none" here: calls cannot be enforced.', param="tool_choice"
-            )
-    raise InvalidRequest(f"'tool_choice' cannot be {given!r}.", param="tool_choice")
 
 
 def _read_template_kwargs(chat: ChatBody) -> dict[str, Any] | None:

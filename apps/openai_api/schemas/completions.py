@@ -16,12 +16,12 @@ from apps.openai_api.parameters import COMPLETION_NEUTRAL, check_fields
 from apps.openai_api.schemas.chat import read_model
 from apps.openai_api.schemas.fields import (
     NonNegative,
-    SamplingFields,
     StreamOptions,
     check_token_limits,
     decode_body,
 )
 from apps.openai_api.schemas.generation_config import read_generation_config
+from apps.openai_api.schemas.structure import StructureFields
 
 MAX_CHOICES = 128  # prompts times n
 DEFAULT_MAX_TOKENS = 16  # OpenAI's, of this endpoint alone
@@ -29,7 +29,7 @@ DEFAULT_MAX_TOKENS = 16  # OpenAI's, of this endpoint alone
 TokenIds = list[NonNegative]
 
 
-class CompletionBody(SamplingFields, frozen=True, kw_only=True):
+class CompletionBody(StructureFields, frozen=True, kw_only=True):
     """The honoured fields. The others are in `parameters.py`."""
 
     prompt: str | list[str | NonNegative | TokenIds]
@@ -65,6 +65,7 @@ def parse_completion(body: bytes, caller: Caller) -> CompletionCall:
     if len(prompts) * n > MAX_CHOICES:
         raise InvalidRequest(f"Prompts times 'n' may be {MAX_CHOICES} at most.", param="prompt")
     model, sampling = read_model(completion.model), _read_sampling(completion)
+    structure = completion.to_structure()
     call_id = new_completion_id()
     requests = [
         GenerationRequest(
@@ -78,6 +79,7 @@ def parse_completion(body: bytes, caller: Caller) -> CompletionCall:
             n=n,
             stream=bool(completion.stream),
             echo=bool(completion.echo),
+            structure=structure,
         )
         for position, prompt in enumerate(prompts)
     ]

@@ -65,7 +65,7 @@ class Message(Struct, frozen=True):
 
 
 class FunctionSpec(Struct, frozen=True):
-    """What the model is told of a function. `strict` is accepted; arguments are not constrained."""
+    """What the model is told of a function. With `strict` its arguments are always right (docs/api.md)."""
 
     name: str
     description: str | None = None
@@ -172,11 +172,13 @@ def _convert_tool(tool: Tool, path: str) -> dict[str, Any]:
     if spec is None:
         if tool.name is None:
             raise InvalidRequest(f"'{path}.function' is required.", param=f"{path}.function")
-        spec = FunctionSpec(name=tool.name, description=tool.description, parameters=tool.parameters)
+        spec = FunctionSpec(tool.name, tool.description, tool.parameters, tool.strict)
     if not spec.name:
         raise InvalidRequest(f"'{path}.function.name' is empty.", param=f"{path}.function.name")
     function: dict[str, Any] = {"name": spec.name}
     if spec.description is not None:
         function["description"] = spec.description
     function["parameters"] = spec.parameters or {"type": "object", "properties": {}}
+    if spec.strict:
+        function["strict"] = True
     return {"type": "function", "function": function}

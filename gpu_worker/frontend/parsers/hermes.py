@@ -4,7 +4,9 @@ from collections.abc import Collection
 
 import regex
 
+from gpu_worker.frontend.parsers.base import CallShape
 from gpu_worker.frontend.parsers.json_calls import JsonCallReader
+from gpu_worker.frontend.parsers.json_text import dump_json
 from gpu_worker.frontend.parsers.reader import Reading
 
 _OPEN = "<tool_call>"
@@ -24,6 +26,12 @@ class HermesParser(JsonCallReader):
         """Whether a chat template speaks this format (and not one of the XML ones of the same tags)."""
         is_other = "<function=" in template or "<arg_key>" in template
         return _OPEN in template and not is_other and '"arguments"' in template.replace("\\", "")
+
+    @staticmethod
+    def call_shape(name: str) -> CallShape:
+        """How a call of this function is written."""
+        head = f'{_OPEN}\n{{"name": {dump_json(name)}, "arguments": '
+        return CallShape(before=head, after="}\n" + _CLOSE, trigger=_OPEN, separator="\n")
 
     def read_block(self) -> Reading[None]:
         yield from self.read_json_call()

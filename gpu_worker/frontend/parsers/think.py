@@ -14,6 +14,7 @@ class ThinkParser:
     """
 
     markers = (_OPEN, _CLOSE)
+    enclosure = (_OPEN, _CLOSE)
 
     def __init__(self, prompt_text: str, continued: str = "") -> None:
         """Some templates end the prompt with an open <think>; `continued` is the part of the answer that the

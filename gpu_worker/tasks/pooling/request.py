@@ -5,7 +5,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from gpu_worker.protocol import FinishReason
+from gpu_worker.protocol import FailureCode, FinishReason
 
 
 class Sequence(NamedTuple):
@@ -82,3 +82,5 @@ class PoolingOutput:
     rows: bytes = b""
     finish_reason: FinishReason | None = None
     error: str | None = None
+    error_code: FailureCode = "internal"
+    error_param: str | None = None

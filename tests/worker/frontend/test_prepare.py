@@ -1,5 +1,6 @@
 """A request becomes valid or is refused by name: nothing a client can send does anything else."""
 
+import json
 from typing import Any
 
 import msgspec
@@ -10,7 +11,15 @@ from transformers import AutoTokenizer
 
 from gpu_worker.frontend.errors import RequestRejected
 from gpu_worker.frontend.prepare import Frontend, Limits, PreparedRequest
-from gpu_worker.protocol import Generate, ProtocolError, ResumeChoice, Sampling, decode_to_worker, encode_to_worker
+from gpu_worker.protocol import (
+    Generate,
+    ProtocolError,
+    ResumeChoice,
+    Sampling,
+    Structure,
+    decode_to_worker,
+    encode_to_worker,
+)
 from tests.worker_process import DEMO_MODEL
 
 LIMITS = Limits(max_model_len=512, vocab_size=2048, eos_token_ids=frozenset([2]))
@@ -192,6 +201,13 @@ SAMPLING = st.builds(
     stop_token_ids=TOKEN_IDS.map(tuple),
     top_logprobs=st.none() | usually(st.integers(0, 20), st.integers(-1, 50)),
 )
+KINDS = st.sampled_from(["json_object", "json_schema", "regex", "choice", "grammar"])
+STRUCTURE = st.one_of(
+    st.just(Structure("json_object")),
+    st.builds(Structure, st.just("json_schema"), JSON.map(json.dumps)),
+    st.builds(Structure, st.just("choice"), st.lists(st.text(max_size=3), max_size=3).map(json.dumps)),
+    st.builds(Structure, st.just("regex"), st.text(min_size=1, max_size=8)),
+)
 GENERATE = st.builds(
     Generate,
     id=TEXT,
@@ -200,13 +216,17 @@ GENERATE = st.builds(
     messages=usually(st.lists(MESSAGE, min_size=1, max_size=4), st.none() | st.just([])),
     prompt=usually(st.text(min_size=1, max_size=20), st.none() | TOKEN_IDS),
     tools=st.none() | st.lists(usually(TOOL), max_size=2),
-    tool_choice=usually(st.sampled_from([None, "auto", "none"]), st.just("required") | JSON),
+    tool_choice=usually(
+        st.sampled_from([None, "auto", "none"]),
+        st.sampled_from(["required", {"type": "function", "function": {"name": "f"}}]) | JSON,
+    ),
     chat_template_kwargs=usually(st.none(), st.dictionaries(TEXT | st.just("tokenize"), JSON, max_size=2)),
     continue_final_message=usually(st.just(False), st.booleans()),
     echo=usually(st.just(False), st.booleans()),
     n=usually(st.just(2), st.integers(-1, 3)),
     weight=usually(st.just(1.0), st.floats()),
     parallel_tool_calls=st.booleans(),
+    structure=st.none() | usually(STRUCTURE, st.builds(Structure, KINDS, st.text(max_size=8))),
     resume=st.none()
     | usually(
         st.lists(st.builds(ResumeChoice, st.integers(0, 1), TOKEN_IDS), max_size=2),

@@ -1,0 +1,107 @@
+"""Compiles grammars for one model's vocabulary, and keeps those that were asked for last. Knows no request.
+
+llguidance counts its own steps and gives up at a limit, so a grammar either compiles in well under a second or is
+refused; the interpreter lock is released meanwhile. Decision 10 says why this library.
+"""
+
+import logging
+import re
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import NamedTuple
+
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+
+from gpu_worker.frontend.tokenizer import TextTokenizer
+
+logger = logging.getLogger(__name__)
+
+MAX_GRAMMAR_CHARS = 512 * 1024
+_MAX_KEPT = 64
+# "verbose" would put the whole grammar into every message.
+_LIMITS = LLParserLimits(verbose_errors=False)
+_NOTE = re.compile(r"\s*<non-verbose/>\s*")
+
+
+class GrammarError(ValueError):
+    """The grammar cannot be used; the message says why, for the client."""
+
+
+class Vocabulary(NamedTuple):
+    """What each token writes. Tokens that write nothing into the text are `hidden`."""
+
+    tokens: list[bytes]
+    hidden: list[int]
+    eos_token_ids: list[int]
+
+
+def build_vocabulary(
+    tokenizer: TextTokenizer, vocab_size: int, eos_token_ids: frozenset[int], visible_ids: frozenset[int]
+) -> Vocabulary:
+    """All ids of the model, those that its tokenizer does not have included. Takes about a second for 150,000."""
+    hidden = [i for i in range(vocab_size) if tokenizer.is_hidden(i) and i not in visible_ids]
+    tokens = list(map(tokenizer.compute_token_bytes, range(vocab_size)))
+    return Vocabulary(tokens, hidden, sorted(eos_token_ids))
+
+
+class GrammarCompiler:
+    """Grammars in llguidance's JSON form to matchers. Thread-safe; blocking, so not for an event loop."""
+
+    def __init__(self, read_vocabulary: Callable[[], Vocabulary]) -> None:
+        """The vocabulary is read when the first grammar comes: most models never see one."""
+        self._read_vocabulary = read_vocabulary
+        self._tokenizer: LLTokenizer | None = None
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[str, LLMatcher] = OrderedDict()
+
+    @property
+    def mask_size(self) -> int:
+        """How many tokens the masks of compiled matchers cover."""
+        return int(self._get_tokenizer().vocab_size)
+
+    def tokenize(self, text: str) -> list[int]:
+        """Tokens that write this text, if hardly those that a tokenizer would choose: for a matcher to read."""
+        return list(self._get_tokenizer().greedy_tokenize(text)) if text else []
+
+    def compile(self, grammar: str) -> LLMatcher:
+        """A fresh matcher that has read nothing. Raises GrammarError."""
+        with self._lock:
+            if (matcher := self._kept.get(grammar)) is not None:
+                self._kept.move_to_end(grammar)
+                return matcher.deep_copy()
+        if len(grammar) > MAX_GRAMMAR_CHARS:
+            raise GrammarError(f"It is too large: {len(grammar)} characters, {MAX_GRAMMAR_CHARS} are possible.")
+        matcher = LLMatcher(self._get_tokenizer(), grammar, limits=_LIMITS, log_level=0)
+        if matcher.is_error():
+            raise GrammarError(_NOTE.sub("", matcher.get_error()).strip())
+        with self._lock:
+            self._kept[grammar] = matcher
+            if len(self._kept) > _MAX_KEPT:
+                self._kept.popitem(last=False)
+            return matcher.deep_copy()
+
+    def _get_tokenizer(self) -> LLTokenizer:
+        with self._lock:
+            if self._tokenizer is None:
+                started_s = time.monotonic()
+                vocabulary = self._read_vocabulary()
+                eos_token_ids = vocabulary.eos_token_ids or None
+                self._tokenizer = LLTokenizer(TokenizerWrapper(_Tokens(vocabulary)), eos_token=eos_token_ids)
+                logger.info("vocabulary ready for grammars in %.2f s", time.monotonic() - started_s)
+            return self._tokenizer
+
+
+class _Tokens:
+    """A vocabulary in the shape that TokenizerWrapper reads."""
+
+    bos_token_id = None
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.tokens = vocabulary.tokens
+        self.special_token_ids = vocabulary.hidden
+        self.eos_token_id = vocabulary.eos_token_ids[0] if vocabulary.eos_token_ids else None
+
+    def __call__(self, text: bytes) -> list[int]:
+        raise NotImplementedError("grammars never ask for a tokenization")
