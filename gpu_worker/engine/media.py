@@ -14,7 +14,7 @@ class MediaSpan(NamedTuple):
     digest: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Media:
     """The pictures of one prompt, shared by its choices. `inputs` are arguments of the model's forward pass by
     name; those that run along the tokens do so along the prompt's. Spans are in order, at least one."""
@@ -26,6 +26,11 @@ class Media:
     def end(self) -> int:
         """Where the last picture ends: what lies behind is text."""
         return self.spans[-1].end
+
+    @property
+    def num_bytes(self) -> int:
+        """What it takes in memory until its last request has ended."""
+        return sum(array.nbytes for array in self.inputs.values())
 
     def find_spans(self, start: int, end: int) -> tuple[MediaSpan, ...]:
         """The pictures of which tokens [start, end) hold a part."""

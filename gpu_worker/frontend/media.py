@@ -7,6 +7,7 @@ control token of the client's. Knows no engine and no request.
 
 import logging
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +21,8 @@ from gpu_worker.frontend.tokenizer import TextTokenizer
 
 logger = logging.getLogger(__name__)
 
+# Of all requests that wait or run, counted as the model's inputs: a file of a few bytes can become a hundred megabytes.
+MAX_LIVE_BYTES = 2 * 1024**3
 # Made from the tokens, which are not the prompt's: made again when the prompt is known, or not needed.
 _PER_TOKEN = ("mm_token_type_ids", "token_type_ids")
 _NOT_INPUTS = ("input_ids", "attention_mask", "text_replacement_offsets")
@@ -43,6 +46,7 @@ class MediaReader:
         self._processor = processor
         self._tokenizer = tokenizer
         self._lock = threading.Lock()
+        self._live: weakref.WeakSet[Media] = weakref.WeakSet()
         self.picture_token: str = getattr(processor, "image_token", None) or ""
         if not self.picture_token:
             raise ValueError("its processor has no token for pictures")
@@ -58,7 +62,14 @@ class MediaReader:
         """Token ids of a rendered prompt and its pictures. Raises RequestRejected. Blocking."""
         if sum(piece.count(self.picture_token) for piece in pieces) != len(refs):
             raise invalid("The model's chat template does not show every picture of these messages.", "messages")
-        return self._read(pieces, decode_pictures(refs, media), refs)
+        with self._lock:
+            num_bytes = sum(known.num_bytes for known in self._live)
+        if num_bytes >= MAX_LIVE_BYTES:
+            raise RequestRejected("overloaded", "Too many pictures are being looked at. Please try again later.")
+        token_ids, read = self._read(pieces, decode_pictures(refs, media), refs)
+        with self._lock:
+            self._live.add(read)
+        return token_ids, read
 
     def find_prefix(self, text: str) -> list[int]:
         """The tokens that the model's processor puts before a rendered prompt that does not begin with them itself."""

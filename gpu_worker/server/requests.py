@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 # Templates and tokenization. Two, so that one very long prompt does not hold up the short ones.
 _NUM_PREPARE_THREADS = 2
+# Decoding pictures takes long, and is not to hold up texts.
+_NUM_MEDIA_THREADS = 1
 _PROGRESS_INTERVAL_S = 1.0
 
 
@@ -50,6 +52,7 @@ class RequestTable:
         self._choices: dict[Any, tuple[ActiveRequest, Any]] = {}  # by the engine's own request
         self._tasks: set[asyncio.Task[None]] = set()
         self._pool = ThreadPoolExecutor(_NUM_PREPARE_THREADS, thread_name_prefix="prepare")
+        self._media_pool = ThreadPoolExecutor(_NUM_MEDIA_THREADS, thread_name_prefix="prepare-media")
         self._loop = asyncio.get_running_loop()
         self._is_idle = asyncio.Event()
         self._is_idle.set()
@@ -115,7 +118,8 @@ class RequestTable:
 
     def shut_down(self) -> None:
         """Release the threads. Requests must have ended."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._media_pool):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def deliver(self, outputs: list[EngineOutput], stats: EngineStats) -> None:
         """The engine loop's callback, in the engine thread: hand over, and look at the queue once a second."""
@@ -161,7 +165,8 @@ class RequestTable:
     async def _prepare(self, active: ActiveRequest, message: Submission, serving: Serving) -> None:
         try:
             check_task(message, serving.task)
-            prepared = await self._loop.run_in_executor(self._pool, serving.frontend.prepare, message)
+            pool = self._media_pool if getattr(message, "media", None) else self._pool
+            prepared = await self._loop.run_in_executor(pool, serving.frontend.prepare, message)
             if not active.is_closed:
                 self._submit(active, message, prepared, serving)
         except RequestRejected as error:

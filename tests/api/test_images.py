@@ -40,7 +40,7 @@ def find_generate(worker: ScriptedWorker) -> Generate:
 @pytest.fixture
 def files(settings: Any) -> Iterator[FileServer]:
     """A server whose address is allowed although it is private."""
-    settings.FETCH_PRIVATE_HOSTS = ["127.0.0.1"]
+    settings.FETCH_PRIVATE_HOSTS, settings.FETCH_TIMEOUT_S = ["127.0.0.1"], 60
     with run_file_server() as server:
         yield server
 

@@ -21,7 +21,12 @@ from tests.worker.engine.driving import make_request
 
 @functools.cache
 def make_reader(family: str) -> MediaReader:
-    """The family's processor as a worker uses it."""
+    """The family's processor as a worker uses it; all who ask get the same."""
+    return build_reader(family)
+
+
+def build_reader(family: str) -> MediaReader:
+    """One that nobody else has."""
     tokenizer = TextTokenizer(AutoTokenizer.from_pretrained(make_folder(family)))
     return MediaReader(load_processor(make_folder(family), trust_remote_code=False), tokenizer)
 

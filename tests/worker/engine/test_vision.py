@@ -13,9 +13,11 @@ from gpu_worker.engine.fallback import FallbackEngine
 from gpu_worker.engine.lifecycle import MEDIA_FAILED
 from gpu_worker.engine.media import Media
 from gpu_worker.engine.paged import PagedEngine
-from tests.tiny_vision import FAMILIES, make_vision_model
+from gpu_worker.frontend.errors import RequestRejected
+from gpu_worker.frontend.pictures import PictureRef
+from tests.tiny_vision import FAMILIES, make_picture, make_vision_model
 from tests.worker.engine.driving import make_config, run_all
-from tests.worker.engine.seeing import Scene, make_reader
+from tests.worker.engine.seeing import Scene, build_reader, make_reader
 
 FAST = ["llava", "qwen2_vl", "gemma3"]
 ALL = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow, id=name) for name in FAMILIES]
@@ -146,6 +148,18 @@ def test_pictures_the_model_cannot_take_end_their_request_only(engine: str) -> N
     assert [(output.request.id, output.error) for output in outputs if output.error] == [("bad", MEDIA_FAILED)]
     assert good.output_token_ids == scene.generate(good)
     assert built.engine.stats().free_blocks == built.engine.stats().num_blocks
+
+
+def test_pictures_that_wait_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpu_worker.frontend.media.MAX_LIVE_BYTES", 1)
+    reader = build_reader("llava")
+    pieces, refs, files = ["<image> Fine."], [PictureRef("key", "picture")], {"key": make_picture(1)}
+    waiting = reader.read(pieces, refs, files)
+    with pytest.raises(RequestRejected) as rejection:
+        reader.read(pieces, refs, files)
+    assert rejection.value.code == "overloaded"
+    del waiting
+    reader.read(pieces, refs, files)
 
 
 def test_different_logits_with_pictures_are_noticed() -> None:
