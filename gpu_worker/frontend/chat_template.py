@@ -4,7 +4,6 @@ Templates differ in what they take: what can be asked of the template itself is 
 by rendering small conversations.
 """
 
-import json
 import logging
 from typing import Any, NamedTuple
 
@@ -12,13 +11,14 @@ import jinja2
 
 from gpu_worker.frontend.control_tokens import ControlTokens
 from gpu_worker.frontend.errors import invalid, unsupported
+from gpu_worker.frontend.history import PROBE, find_history_shape, takes_system_tools, takes_tools
 from gpu_worker.frontend.messages import Message, find_pictures, read_messages, read_tools
-from gpu_worker.frontend.parsers import find_reasoning_parser, find_tool_call_parser
+from gpu_worker.frontend.parsers import NO_NAMES, ParserNames, choose_parsers
 from gpu_worker.frontend.pictures import PictureRef
+from gpu_worker.frontend.reasoning import ReasoningSwitch, ReasoningWish
 
 logger = logging.getLogger(__name__)
 
-_PROBE = "atrium-probe"
 # Names that apply_chat_template takes itself; chat_template_kwargs are variables of the template and nothing else.
 _RESERVED_KWARGS = frozenset(
     [
@@ -49,20 +49,40 @@ class RenderedPrompt(NamedTuple):
 class ChatTemplate:
     """Renders prompts for one model. Thread-safe after construction."""
 
-    def __init__(self, tokenizer: Any, template: str | None = None, picture_token: str = "") -> None:
-        """`template` replaces the tokenizer's own; `picture_token` is what it should write for a picture."""
+    def __init__(
+        self,
+        tokenizer: Any,
+        template: str | None = None,
+        picture_token: str = "",
+        parsers: ParserNames = NO_NAMES,
+    ) -> None:
+        """`template` replaces the tokenizer's own; `picture_token` is what it should write for a picture; the parsers
+        are chosen by what it says unless they are named.
+
+        Raises ValueError for a parser that is not there.
+        """
         if template is not None:
             tokenizer.chat_template = template
         self._tokenizer = tokenizer
         self.source = _find_source(tokenizer)
         self._control_tokens = ControlTokens(tokenizer, self.source)
-        self.takes_tools = bool(self.source) and self._probe_tools()
-        self.reasoning_parser = find_reasoning_parser(self.source)
-        self.tool_call_parser = find_tool_call_parser(self.source) if self.takes_tools else None
+        self.takes_tools = takes_tools(self._try_render) or takes_system_tools(self._try_render)
+        self.reasoning_parser, known = choose_parsers(
+            self.source,
+            {str(token.content) for token in getattr(tokenizer, "added_tokens_decoder", {}).values()},
+            getattr(tokenizer, "response_template", None),
+            parsers,
+        )
+        self.tool_call_parser = known if self.takes_tools else None
+        self._reasoning = ReasoningSwitch(self.source, self.reasoning_parser, self._try_render)
         self.takes_pictures = bool(self.source and picture_token) and self._probe_pictures(picture_token)
         self._developer_role = "developer" in self.source
-        self._wants_parts = bool(self.source) and self._probe_parts()
-        self._wants_argument_text = self.takes_tools and self._probe_argument_text()
+        self._wants_parts = self._probe_parts()
+        self._history = find_history_shape(
+            self._try_render,
+            has_system_tools=self.takes_tools and not takes_tools(self._try_render),
+            write_calls=known.write_calls if known is not None else None,
+        )
 
     def render(
         self,
@@ -71,6 +91,7 @@ class ChatTemplate:
         tools: Any = None,
         template_kwargs: dict[str, Any] | None = None,
         continue_final_message: bool = False,
+        reasoning: ReasoningWish | None = None,
     ) -> RenderedPrompt:
         """The prompt, up to where the model is to go on. Blocking: takes milliseconds on long conversations.
 
@@ -84,11 +105,13 @@ class ChatTemplate:
             )
         chat = read_messages(messages, developer_role=self._developer_role, takes_pictures=self.takes_pictures)
         offered = self._read_tools(tools)
-        kwargs = _check_kwargs(template_kwargs or {})
+        plan = self._reasoning.plan(
+            reasoning or ReasoningWish(), _check_kwargs(template_kwargs or {}), continues=continue_final_message
+        )
         if continue_final_message and (chat[-1]["role"] != "assistant" or not chat[-1]["content"]):
             raise invalid("continue_final_message needs a final message of the assistant that has content.", "messages")
         continued = chat[-1]["content"] if continue_final_message else ""
-        cut = self._control_tokens.cut(chat, offered, kwargs)
+        cut = self._control_tokens.cut(chat, offered, plan.template_kwargs)
         try:
             text = self._apply(
                 cut.messages,
@@ -103,7 +126,7 @@ class ChatTemplate:
         except _RENDER_ERRORS as error:
             logger.info("the chat template failed: %s", type(error).__name__)
             raise invalid("The model's chat template cannot render these messages.", "messages") from error
-        return RenderedPrompt(cut.split(text), continued, tuple(find_pictures(messages)))
+        return RenderedPrompt(cut.split(plan.finish(text)), continued, tuple(find_pictures(messages)))
 
     def _read_tools(self, tools: Any) -> list[dict[str, Any]] | None:
         if not tools:
@@ -115,45 +138,27 @@ class ChatTemplate:
             raise unsupported("The form in which this model writes tool calls is not known.", "tools")
         return offered
 
-    def _apply(self, chat: list[Message], **kwargs: Any) -> str:
-        shaped = [self._shape(message) for message in chat]
-        return str(self._tokenizer.apply_chat_template(shaped, tokenize=False, **kwargs))
-
-    def _shape(self, message: Message) -> Message:
-        """A message in the form this template was found to want."""
-        shaped = dict(message)
-        if self._wants_parts and isinstance(message["content"], str):
-            shaped["content"] = [{"type": "text", "text": message["content"]}]
-        if self._wants_argument_text and "tool_calls" in message:
-            shaped["tool_calls"] = [_with_argument_text(call) for call in message["tool_calls"]]
-        return shaped
-
-    def _probe_tools(self) -> bool:
-        """Whether a tool that is offered shows in the prompt."""
-        function = {"name": _PROBE, "description": "", "parameters": {"type": "object", "properties": {}}}
-        tools = [{"type": "function", "function": function}]
-        return _PROBE in self._try_render([{"role": "user", "content": ""}], tools=tools)
+    def _apply(self, chat: list[Message], *, tools: list[dict[str, Any]] | None, **kwargs: Any) -> str:
+        shaped = self._history.shape(chat, tools)
+        if self._wants_parts:
+            shaped = [_with_parts(message) for message in shaped]
+        offered = None if self._history.has_system_tools else tools
+        return str(self._tokenizer.apply_chat_template(shaped, tools=offered, tokenize=False, **kwargs))
 
     def _probe_parts(self) -> bool:
         """Whether the template loses plain text and shows the same text as a list of parts."""
-        as_text = self._try_render([{"role": "user", "content": _PROBE}])
-        as_parts = self._try_render([{"role": "user", "content": [{"type": "text", "text": _PROBE}]}])
-        return _PROBE not in as_text and _PROBE in as_parts
+        as_text = self._try_render([{"role": "user", "content": PROBE}])
+        as_parts = self._try_render([{"role": "user", "content": [{"type": "text", "text": PROBE}]}])
+        return PROBE not in as_text and PROBE in as_parts
 
     def _probe_pictures(self, token: str) -> bool:
         """Whether a picture shows in the prompt as its token, and the text beside it as text."""
-        text = self._try_render([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": _PROBE}]}])
-        return text.count(token) == 1 and _PROBE in text
-
-    def _probe_argument_text(self) -> bool:
-        """Whether the template fails on arguments as an object and takes them as JSON text."""
-        arguments = {_PROBE: 1}
-        as_json = json.dumps(_PROBE)
-        return as_json not in self._try_render(_tool_conversation(arguments)) and as_json in self._try_render(
-            _tool_conversation(json.dumps(arguments))
-        )
+        text = self._try_render([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": PROBE}]}])
+        return text.count(token) == 1 and PROBE in text
 
     def _try_render(self, chat: list[Message], **kwargs: Any) -> str:
+        if not self.source:
+            return ""
         try:
             return str(self._tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, **kwargs))
         except (jinja2.TemplateError, *_RENDER_ERRORS):
@@ -175,17 +180,6 @@ def _check_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
     return kwargs
 
 
-def _tool_conversation(arguments: dict[str, Any] | str) -> list[Message]:
-    call = {"id": "call_1", "type": "function", "function": {"name": "probe", "arguments": arguments}}
-    return [
-        {"role": "user", "content": _PROBE[:6]},
-        {"role": "assistant", "content": "", "tool_calls": [call]},
-        {"role": "tool", "content": "1", "name": "probe", "tool_call_id": "call_1"},
-    ]
-
-
-def _with_argument_text(call: dict[str, Any]) -> dict[str, Any]:
-    arguments = call["function"]["arguments"]
-    if isinstance(arguments, dict):
-        arguments = json.dumps(arguments, ensure_ascii=False)
-    return {**call, "function": {**call["function"], "arguments": arguments}}
+def _with_parts(message: Message) -> Message:
+    content = message["content"]
+    return {**message, "content": [{"type": "text", "text": content}]} if isinstance(content, str) else message

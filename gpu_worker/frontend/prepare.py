@@ -15,6 +15,8 @@ from gpu_worker.frontend.detokenize import build_detokenizer
 from gpu_worker.frontend.errors import RequestRejected, check_text, invalid
 from gpu_worker.frontend.grammars import GrammarCompiler, build_vocabulary
 from gpu_worker.frontend.media import MediaReader
+from gpu_worker.frontend.parsers import NO_NAMES, ParserNames
+from gpu_worker.frontend.reasoning import ReasoningWish
 from gpu_worker.frontend.sampling import check_sampling, check_token_ids
 from gpu_worker.frontend.stop import StopMatcher
 from gpu_worker.frontend.structure import StructureBuilder, allows_tools
@@ -58,14 +60,25 @@ class Frontend:
     """Tokenizer, chat template and processor of one model. Thread-safe."""
 
     def __init__(
-        self, tokenizer: Any, limits: Limits, chat_template: str | None = None, media: MediaReader | None = None
+        self,
+        tokenizer: Any,
+        limits: Limits,
+        chat_template: str | None = None,
+        media: MediaReader | None = None,
+        parsers: ParserNames = NO_NAMES,
     ) -> None:
+        """Raises ValueError for a parser that this model does not have."""
         self.tokenizer = TextTokenizer(tokenizer)
         self.media = media
-        self.template = ChatTemplate(tokenizer, chat_template, media.picture_token if media is not None else "")
+        self.template = ChatTemplate(
+            tokenizer,
+            chat_template,
+            media.picture_token if media is not None else "",
+            parsers,
+        )
         self.limits = limits
-        parsers = (self.template.reasoning_parser, self.template.tool_call_parser)
-        markers = tuple(marker for parser in parsers if parser is not None for marker in parser.markers)
+        chosen = (self.template.reasoning_parser, self.template.tool_call_parser)
+        markers = tuple(marker for parser in chosen if parser is not None for marker in parser.markers)
         self._visible_ids = self.tokenizer.find_added_tokens(markers)
         self._structures = StructureBuilder(
             self.template,
@@ -118,6 +131,7 @@ class Frontend:
             tools=request.tools if offers_tools else None,
             template_kwargs=request.chat_template_kwargs,
             continue_final_message=request.continue_final_message,
+            reasoning=ReasoningWish(request.enable_thinking, request.reasoning_effort, request.reasoning),
         )
 
     def _tokenize(self, request: Generate, rendered: RenderedPrompt | None) -> tuple[list[int], Media | None]:

@@ -116,7 +116,7 @@ class StructureBuilder:
         if not isinstance(parser, EnclosedReasoning):
             raise unsupported(f"'{frame.param}' is not possible with the way in which this model reasons.", frame.param)
         opening, closing = parser.enclosure
-        is_open = rendered.text.rstrip().endswith(opening)
+        is_open = rendered.text.rstrip().endswith(opening.rstrip())
         thought = "thought BLANK?" if is_open else f"({_quote(opening)} thought BLANK?)?"
         rules = f"thought[lazy]: /(?s:.*)/ {_quote(closing)}\nBLANK: /[ \\t\\r\\n]{{1,8}}/\n"
         return frame._replace(start=f"{thought} ({frame.start})", rules=frame.rules + rules)

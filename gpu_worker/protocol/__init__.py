@@ -18,7 +18,13 @@ from gpu_worker.protocol.codec import (
     encode_to_worker,
     join_to_worker,
 )
-from gpu_worker.protocol.config import WorkerConfig, read_worker_config, write_worker_config
+from gpu_worker.protocol.config import (
+    ReasoningFormat,
+    ToolCallFormat,
+    WorkerConfig,
+    read_worker_config,
+    write_worker_config,
+)
 from gpu_worker.protocol.events import (
     Delta,
     Failed,
@@ -46,6 +52,7 @@ from gpu_worker.protocol.requests import (
     Generate,
     InputKind,
     Ping,
+    ReasoningSetting,
     RequestKind,
     ResumeChoice,
     Sampling,
@@ -76,6 +83,8 @@ __all__ = [
     "Progress",
     "ProtocolError",
     "Ready",
+    "ReasoningFormat",
+    "ReasoningSetting",
     "RequestKind",
     "ResumeChoice",
     "Sampling",
@@ -89,6 +98,7 @@ __all__ = [
     "ToWorker",
     "TokenLogprob",
     "ToolCallDelta",
+    "ToolCallFormat",
     "TopLogprob",
     "Usage",
     "Vectors",

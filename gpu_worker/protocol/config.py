@@ -5,6 +5,27 @@ from typing import Literal
 
 import msgspec
 
+# The formats that the worker knows (gpu_worker/frontend/parsers), the model's own response template, and no format.
+ToolCallFormat = Literal[
+    "harmony",
+    "minimax",
+    "qwen_xml",
+    "glm",
+    "deepseek",
+    "kimi",
+    "mistral",
+    "functiongemma",
+    "gemma",
+    "lfm",
+    "granite",
+    "hermes",
+    "pythonic",
+    "llama",
+    "response_template",
+    "none",
+]
+ReasoningFormat = Literal["harmony", "gemma", "mistral", "granite", "think", "response_template", "none"]
+
 
 class WorkerConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """Everything a worker needs. `python -m gpu_worker --config FILE` reads it; the flags of
@@ -42,6 +63,9 @@ class WorkerConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkno
     omp_wait_policy: Literal["passive", "active"] | None = None
     log_level: str = "info"
     drain_grace_s: float = 30.0  # after SIGTERM, running requests may take this long to finish
+    # Reading answers. None: as the chat template or the tokenizer says
+    tool_call_parser: ToolCallFormat | None = None
+    reasoning_parser: ReasoningFormat | None = None
 
 
 def read_worker_config(path: Path) -> WorkerConfig:

@@ -7,6 +7,7 @@ import msgspec
 RequestKind = Literal["chat", "completion"]
 StructureKind = Literal["json_object", "json_schema", "regex", "choice", "grammar"]
 InputKind = Literal["query", "document"]
+ReasoningSetting = Literal["auto", "on", "off"]
 
 
 class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -76,6 +77,10 @@ class Generate(msgspec.Struct, frozen=True, omit_defaults=True, tag="generate"):
     resume: list[ResumeChoice] | None = None
     media: dict[str, bytes] | None = None  # files that messages refer to, each by the SHA-256 of its bytes
     structure: Structure | None = None
+    # chat: the client's word on thinking, which is honoured or refused, and the model's setting, followed if it can be
+    enable_thinking: bool | None = None
+    reasoning_effort: str | None = None
+    reasoning: ReasoningSetting = "auto"
 
 
 class Embed(msgspec.Struct, frozen=True, omit_defaults=True, tag="embed"):

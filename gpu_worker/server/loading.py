@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from gpu_worker.engine.base import Engine
 from gpu_worker.frontend.media import MediaReader
+from gpu_worker.frontend.parsers import ParserNames
 from gpu_worker.frontend.prepare import Frontend, Limits
 from gpu_worker.frontend.tokenizer import TextTokenizer
 from gpu_worker.protocol import ModelInfo, WorkerConfig
@@ -54,7 +55,13 @@ def _load_generating(config: WorkerConfig, folder: Path, on_progress: OnProgress
     limits = Limits(
         max_model_len=built.engine.max_model_len, vocab_size=loaded.vocab_size, eos_token_ids=loaded.eos_token_ids
     )
-    frontend = Frontend(loaded.tokenizer, limits, config.chat_template, reader)
+    frontend = Frontend(
+        loaded.tokenizer,
+        limits,
+        config.chat_template,
+        reader,
+        ParserNames(config.tool_call_parser, config.reasoning_parser),
+    )
     info = ModelInfo(
         architecture=loaded.architecture,
         engine=built.kind,

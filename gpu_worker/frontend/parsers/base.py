@@ -1,4 +1,4 @@
-"""What a parser of reasoning or of tool calls promises. A new format is one file and one line in the registry.
+"""What a parser of reasoning or of tool calls promises. How to add one: docs/engine.md.
 
 Parsers see the text of one answer in pieces, after stop strings, and never fail: whatever they do
 not understand is text. The outcome does not depend on how the text is cut into pieces.
@@ -19,7 +19,9 @@ class ReasoningSplit(NamedTuple):
 class ReasoningParser(Protocol):
     """Separates a model's thinking from its answer."""
 
-    is_open: bool  # whether the text read last belongs to the reasoning
+    @property
+    def is_open(self) -> bool:
+        """Whether the text read last belongs to the reasoning."""
 
     def push(self, text: str) -> ReasoningSplit:
         """Read the next piece."""

@@ -7,8 +7,8 @@ pattern is, and everything that was not passed on as part of a call is content.
 """
 
 import secrets
-from collections.abc import Collection, Generator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection, Generator, Sequence
+from typing import Any, Protocol, TypeVar
 
 from gpu_worker.frontend.parsers.base import ToolCallSplit
 from gpu_worker.frontend.parsers.json_text import ObjectScanner, load_json
@@ -17,6 +17,16 @@ from gpu_worker.protocol import ToolCallDelta
 
 _Result = TypeVar("_Result")
 Reading = Generator[None, None, _Result]  # each yield asks for more text
+
+
+class Scanner(Protocol):
+    """Looks for the end of something that comes in pieces."""
+
+    is_closed: bool
+    is_malformed: bool
+
+    def scan(self, text: str) -> int:
+        """How many characters of the next piece belong to it. Sets `is_closed` or `is_malformed`."""
 
 
 class Malformed(Exception):
@@ -34,6 +44,8 @@ class CallReader:
     markers: tuple[str, ...] = ()
     opening: Any  # pattern, found anywhere
     opening_at_start: Any = None  # pattern, tried once at the beginning of the answer
+    # Writes calls (name, arguments) in this format: for models whose template does not.
+    write_calls: Callable[[list[tuple[str, Any]]], str] | None = None
 
     def __init__(self, tools: Sequence[dict[str, Any]] = ()) -> None:
         self.num_complete = 0
@@ -42,6 +54,7 @@ class CallReader:
         self._arguments: list[str] = []  # of the call being read, as passed on
         self._text = ""
         self._at = 0  # read so far; what stands before is dropped by `commit`
+        self.opened: Any = None  # the match of the opening
         self._opening_end = 0
         self._has_committed = False  # since the block was opened
         self._is_at_start = True
@@ -124,11 +137,15 @@ class CallReader:
 
     def read_object(self) -> Reading[str]:
         """Read a JSON object, whole. Raises Malformed."""
-        scanner = ObjectScanner()
+        return (yield from self.read_scanned(ObjectScanner()))
+
+    def read_scanned(self, scanner: Scanner) -> Reading[str]:
+        """Read to the end that the scanner finds; returns what stands before it. Raises Malformed."""
+        start = self._at
         while True:
             self._at += scanner.scan(self._text[self._at :])
             if scanner.is_closed:
-                return scanner.text
+                return self._text[start : self._at]
             if scanner.is_malformed:
                 raise Malformed
             yield from self._wait()
@@ -206,7 +223,7 @@ class CallReader:
     def _read_content(self) -> Reading[bool]:
         """Pass on everything before the next opening, which is read. Returns False at the end of the answer."""
         while True:
-            found = self._find_opening()
+            found = self.find_opening()
             is_open = found is not None and not found.partial
             if self._is_ended and not is_open:
                 is_blank_after_call = self._num_started and not self._text.strip()
@@ -217,12 +234,13 @@ class CallReader:
             self._say(visible)
             self._text = self._text[len(visible) :]
             if is_open:
+                self.opened = found
                 self._at = self._opening_end = found.end() - len(visible)
                 self._has_committed = self._is_at_start = False
                 return True
             yield
 
-    def _find_opening(self) -> Any:
+    def find_opening(self) -> Any:
         """The match, a partial one where more text is needed to tell, or None."""
         is_partial = not self._is_ended
         if self._is_at_start and self.opening_at_start is not None:

@@ -1,10 +1,7 @@
-"""Reasoning between <think> and </think>: Qwen 3, QwQ, DeepSeek R1, SmolLM 3, GLM and many more."""
+"""Reasoning between <think> and </think>, or tags of that kind: Qwen 3, QwQ, DeepSeek R1, GLM, SmolLM 3, Magistral."""
 
 from gpu_worker.frontend.parsers.base import ReasoningSplit
 from gpu_worker.frontend.stop import count_partial_match
-
-_OPEN = "<think>"
-_CLOSE = "</think>"
 
 
 class ThinkParser:
@@ -13,21 +10,25 @@ class ThinkParser:
     Blanks at the edges of the two parts are dropped, as templates drop them when the answer comes back.
     """
 
-    markers = (_OPEN, _CLOSE)
-    enclosure = (_OPEN, _CLOSE)
+    name = "think"
+    opening = "<think>"
+    closing = "</think>"
+    enclosure = (opening, closing)
+    markers: tuple[str, ...] = enclosure
 
     def __init__(self, prompt_text: str, continued: str = "") -> None:
         """Some templates end the prompt with an open <think>; `continued` is the part of the answer that the
         client gave itself (continue_final_message) and may have left open too."""
-        self.is_open = prompt_text.rstrip().endswith(_OPEN) or continued.rfind(_OPEN) > continued.rfind(_CLOSE)
+        is_left_open = continued.rfind(self.opening) > continued.rfind(self.closing)
+        self.is_open = prompt_text.rstrip().endswith(self.opening.rstrip()) or is_left_open
         self._is_decided = self.is_open or bool(continued)
         self._at_start = self.is_open or not continued  # of the current part: its leading blanks are dropped
         self._held = ""
 
-    @staticmethod
-    def reads(template: str) -> bool:
+    @classmethod
+    def reads(cls, template: str) -> bool:
         """Whether a chat template speaks this format."""
-        return _CLOSE in template
+        return cls.closing in template
 
     def push(self, text: str) -> ReasoningSplit:
         if self._is_decided and not self.is_open:
@@ -45,23 +46,23 @@ class ThinkParser:
 
     def _decide(self) -> ReasoningSplit:
         beginning = self._held.lstrip()
-        if beginning.startswith(_OPEN):
+        if beginning.startswith(self.opening):
             self.is_open = self._is_decided = True
-            self._held = beginning[len(_OPEN) :]
+            self._held = beginning[len(self.opening) :]
             return self._read_reasoning()
-        if _OPEN.startswith(beginning):
+        if self.opening.startswith(beginning):
             return ReasoningSplit("", "")
         self._is_decided, self._at_start = True, False
         content, self._held = self._held, ""
         return ReasoningSplit("", content)
 
     def _read_reasoning(self) -> ReasoningSplit:
-        reasoning, close, rest = self._held.partition(_CLOSE)
+        reasoning, close, rest = self._held.partition(self.closing)
         if close:
             reasoning = self._trim_start(reasoning).rstrip()
             self.is_open, self._at_start, self._held = False, True, ""
             return ReasoningSplit(reasoning, self._trim_start(rest))
-        visible = self._held[: len(self._held) - count_partial_match(self._held, _CLOSE)].rstrip()
+        visible = self._held[: len(self._held) - count_partial_match(self._held, self.closing)].rstrip()
         self._held = self._held[len(visible) :]
         return ReasoningSplit(self._trim_start(visible), "")
 
@@ -70,3 +71,33 @@ class ThinkParser:
             text = text.lstrip()
             self._at_start = not text
         return text
+
+
+class MistralThinkParser(ThinkParser):
+    """Magistral and later."""
+
+    name = "mistral"
+    opening = "[THINK]"
+    closing = "[/THINK]"
+    enclosure = (opening, closing)
+    markers = enclosure
+
+
+class GemmaThinkParser(ThinkParser):
+    """Gemma 4."""
+
+    name = "gemma"
+    opening = "<|channel>thought\n"
+    closing = "<channel|>"
+    enclosure = (opening, closing)
+    markers = ("<|channel>", closing)
+
+
+class GraniteThinkParser(ThinkParser):
+    """Granite 3.2 and 3.3 before <think>: in words."""
+
+    name = "granite"
+    opening = "Here is my thought process:"
+    closing = "Here is my response:"
+    enclosure = (opening, closing)
+    markers = ()

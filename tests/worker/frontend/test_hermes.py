@@ -1,40 +1,22 @@
 """Tool calls in the Hermes form: streamed, several, broken, cut, however the text is cut."""
 
 import json
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpu_worker.frontend.parsers import find_tool_call_parser
+from gpu_worker.frontend.parsers import choose_parsers
 from gpu_worker.frontend.parsers.hermes import HermesParser
+from tests.worker.frontend.call_reading import Outcome, read
 from tests.worker.frontend.conftest import cut
 
 CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
 
 
-class Outcome(NamedTuple):
-    content: str
-    calls: list[tuple[str, str]]
-    num_complete: int
-
-
 def run(pieces: list[str]) -> Outcome:
-    """Put the deltas together as a client does."""
-    parser = HermesParser()
-    content, calls, ids = "", [], []
-    for split in [*(parser.push(piece) for piece in pieces), parser.flush()]:
-        content += split.content
-        for delta in split.tool_calls:
-            if delta.id is not None:
-                assert delta.index == len(calls)
-                assert delta.id.startswith("call_")
-                ids.append(delta.id)
-                calls.append([delta.name, ""])
-            calls[delta.index][1] += delta.arguments
-    assert len(set(ids)) == len(ids)
-    return Outcome(content, [(name, arguments) for name, arguments in calls], parser.num_complete)
+    return read(HermesParser(), pieces)
 
 
 PARIS = ("get_weather", '{"city": "Paris"}')
@@ -133,6 +115,5 @@ def test_outcome_does_not_depend_on_the_cuts(text: str, sizes: list[int]) -> Non
 
 def test_template_decides_whether_the_format_is_known() -> None:
     hermes = '{{ \'<tool_call>\\n{"name": "\' + name + \'", "arguments": \' }}'
-    assert find_tool_call_parser(hermes) is HermesParser
-    assert find_tool_call_parser("<tool_call>\n<function=example>") is None
-    assert find_tool_call_parser("{{ content }}") is None
+    assert choose_parsers(hermes).tool_calls is HermesParser
+    assert choose_parsers("{{ content }}").tool_calls is None

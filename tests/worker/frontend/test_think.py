@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpu_worker.frontend.parsers import find_reasoning_parser
+from gpu_worker.frontend.parsers import choose_parsers
 from gpu_worker.frontend.parsers.think import ThinkParser
 from tests.worker.frontend.conftest import cut
 
@@ -67,5 +67,5 @@ def test_nothing_of_the_reasoning_is_held_longer_than_needed() -> None:
 
 
 def test_template_decides_whether_there_is_reasoning() -> None:
-    assert find_reasoning_parser("{{ content.split('</think>')[-1] }}") is ThinkParser
-    assert find_reasoning_parser("{{ content }}") is None
+    assert choose_parsers("{{ content.split('</think>')[-1] }}").reasoning is ThinkParser
+    assert choose_parsers("{{ content }}").reasoning is None
