@@ -124,7 +124,7 @@ class PagedEngine(RequestLifecycle):
         num_tokens = sum(chunk.num_tokens for chunk in chunks)
         for request, num_own in chunks:
             request.device_s += elapsed_s / num_tokens * num_own
-        if chunks[0].request.has_pending_media:
+        if chunks[0].request.media is not None and chunks[0].num_tokens > 1:
             return  # a vision tower's time says nothing of other prompts
         num_decodes = sum(chunk.num_tokens == 1 for chunk in chunks)
         self._pace.learn(num_decodes=num_decodes, num_prompt_tokens=num_tokens - num_decodes, elapsed_s=elapsed_s)
