@@ -30,6 +30,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     parallel_tool_calls: bool = True
     chat_template_kwargs: dict[str, Any] | None = None
     continue_final_message: bool = False
+    enable_thinking: bool | None = None
+    reasoning_effort: str | None = None
     echo: bool = False
     structure: Structure | None = None
     priority: int = 0

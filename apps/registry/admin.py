@@ -77,7 +77,12 @@ class HostedModelAdmin(ModelAdmin):
                 "description": _(
                     'JSON, for example {"temperature": 0.7, "top_p": 0.9}. What a client asks for comes first.'
                 ),
-                "fields": ["generation_defaults", "chat_template_kwargs"],
+                "fields": [
+                    "generation_defaults",
+                    "chat_template_kwargs",
+                    "reasoning",
+                    ("tool_call_parser", "reasoning_parser"),
+                ],
             },
         ),
     ]

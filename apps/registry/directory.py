@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from django.conf import settings
 from django.db import DatabaseError
@@ -21,6 +21,7 @@ from apps.registry import services
 from apps.registry.access import may_use
 from apps.registry.models import HostedModel, Replica, ReplicaState
 from apps.registry.states import LIVE_STATES
+from gpu_worker.protocol import ReasoningSetting
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class ModelSpec:
     team_ids: frozenset[int]  # empty: everybody's
     generation_defaults: dict[str, Any]
     chat_template_kwargs: dict[str, Any]
+    reasoning: ReasoningSetting
     max_model_len: int | None
     context_length: int | None  # what its latest replica had, where the settings name none; None: never loaded
     input_modalities: tuple[str, ...] | None  # "text", "image"; None: never loaded
@@ -191,6 +193,7 @@ def _describe_model(model: HostedModel, info: dict[str, Any]) -> ModelSpec:
         team_ids=frozenset(team.pk for team in model.teams.all()),
         generation_defaults=model.generation_defaults,
         chat_template_kwargs=model.chat_template_kwargs,
+        reasoning=cast(ReasoningSetting, model.reasoning),
         max_model_len=model.max_model_len,
         context_length=model.max_model_len or info.get("max_model_len"),
         input_modalities=("text", "image") if info.get("supports_images") else (("text",) if info else None),

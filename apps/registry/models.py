@@ -1,6 +1,7 @@
 """What is hosted, where it runs, and on which machines. How a replica changes state is in `states.py`."""
 
 import uuid
+from typing import get_args
 
 from django.core.validators import MinValueValidator
 from django.db import models
@@ -8,12 +9,24 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from apps.registry.validators import validate_model_name
+from gpu_worker.protocol import ReasoningFormat, ToolCallFormat
+
+TOOL_CALL_PARSERS = get_args(ToolCallFormat)
+REASONING_PARSERS = get_args(ReasoningFormat)
 
 
 class Engine(models.TextChoices):
     """What runs a model's replicas."""
 
     OWN = "own", _("Atrium engine")
+
+
+class Reasoning(models.TextChoices):
+    """Whether a model thinks before it answers, where the client does not say."""
+
+    AUTO = "auto", _("As its chat template says")
+    ON = "on", _("On")
+    OFF = "off", _("Off")
 
 
 class HostedModel(models.Model):
@@ -57,6 +70,21 @@ class HostedModel(models.Model):
         _("generation defaults"), default=dict, blank=True, help_text=_("Sampling values for requests that give none.")
     )
     chat_template_kwargs = models.JSONField(_("chat template arguments"), default=dict, blank=True)
+    reasoning = models.CharField(_("reasoning"), max_length=10, choices=Reasoning.choices, default=Reasoning.AUTO)
+    tool_call_parser = models.CharField(
+        _("tool-call parser"),
+        max_length=40,
+        blank=True,
+        choices=[(name, name) for name in TOOL_CALL_PARSERS],
+        help_text=_("Empty: chosen by the model's chat template."),
+    )
+    reasoning_parser = models.CharField(
+        _("reasoning parser"),
+        max_length=40,
+        blank=True,
+        choices=[(name, name) for name in REASONING_PARSERS],
+        help_text=_("Empty: chosen by the model's chat template."),
+    )
 
     min_replicas = models.PositiveSmallIntegerField(
         _("min replicas"), default=0, help_text=_("0: load on the first request.")

@@ -94,6 +94,8 @@ def make_config(model: HostedModel, *, token: str, fd: int) -> WorkerConfig:
         "max_model_len": model.max_model_len,
         "max_num_seqs": model.max_num_seqs,
         "kv_cache_bytes": model.kv_cache_bytes,
+        "tool_call_parser": model.tool_call_parser,
+        "reasoning_parser": model.reasoning_parser,
         "num_threads": settings.WORKER_NUM_THREADS or None,
         "omp_wait_policy": settings.WORKER_OMP_WAIT_POLICY,
         "log_level": settings.LOG_LEVEL.lower(),

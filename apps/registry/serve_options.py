@@ -16,11 +16,22 @@ from typing import Any
 import psutil
 from django.core.exceptions import ValidationError
 
+from apps.registry.models import REASONING_PARSERS, TOOL_CALL_PARSERS, Reasoning
 from apps.registry.validators import validate_model_name
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 QUANTIZATIONS = ("bnb-4bit", "bnb-8bit")
 LOG_LEVELS = ("debug", "info", "warning", "error")
+# Those whose value is that of the model's field of the same name.
+_PLAIN_FLAGS = (
+    "dtype",
+    "max_model_len",
+    "max_num_seqs",
+    "attn_implementation",
+    "reasoning",
+    "tool_call_parser",
+    "reasoning_parser",
+)
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 _ANY_HOST = ("0.0.0.0", "::", "")  # noqa: S104 - compared with, not bound to
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -70,7 +81,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model-timeout", type=int, metavar="SECONDS", help="unload after so long without work; 0: never"
     )
     parser.add_argument("--default-seed", type=int, help="for requests that give none")
-    parser.add_argument("--reasoning", choices=("on", "off", "auto"), default="auto")
+    parser.add_argument("--reasoning", choices=Reasoning.values, help="auto: as the chat template says")
+    parser.add_argument("--tool-call-parser", choices=TOOL_CALL_PARSERS, help="default: as the chat template says")
+    parser.add_argument("--reasoning-parser", choices=REASONING_PARSERS, help="default: as the chat template says")
     parser.add_argument("--chat-template-kwargs", metavar="JSON", help="an object handed to the chat template")
     parser.add_argument("--continuous-batching", action="store_true", help="accepted; it is always on")
 
@@ -152,7 +165,7 @@ def _read_model(text: str | None, served_name: str | None) -> tuple[str | None, 
 
 def _read_fields(given: dict[str, Any]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
-    for flag in ("dtype", "max_model_len", "max_num_seqs", "attn_implementation"):
+    for flag in _PLAIN_FLAGS:
         if given[flag] is not None:
             fields[flag] = given[flag]
     if given["device"] is not None:
@@ -194,6 +207,4 @@ def _read_template_kwargs(given: dict[str, Any]) -> dict[str, Any]:
             raise OptionError(f"--chat-template-kwargs is not JSON: {error}.") from error
         if not isinstance(kwargs, dict):
             raise OptionError("--chat-template-kwargs must be a JSON object.")
-    if given["reasoning"] != "auto":
-        kwargs["enable_thinking"] = given["reasoning"] == "on"
     return kwargs

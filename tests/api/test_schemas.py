@@ -142,7 +142,7 @@ def test_every_64_bit_seed_becomes_one_the_worker_takes(seed: int) -> None:
         ({"tools": [{"type": "custom", "custom": {}}]}, "tools[0].type"),
         ({"tools": [{"type": "function", "function": {"name": ""}}]}, "tools[0].function.name"),
         ({"chat_template_kwargs": {"tokenize": False}}, "chat_template_kwargs.tokenize"),
-        ({"reasoning_effort": "high"}, "reasoning_effort"),
+        ({"reasoning_effort": "immense"}, "reasoning_effort"),
         ({"input": "hi"}, "input"),
         ({"messages": None, "input": [{"type": "computer_call"}]}, "input[0]"),
         ({"temprature": 1}, "temprature"),
@@ -234,10 +234,10 @@ def test_body_in_the_shape_of_the_responses_api_is_read_as_messages() -> None:
     assert chat(messages=None, input="hello").messages == HELLO
 
 
-def test_thinking_switches_reach_the_template() -> None:
-    assert chat(enable_thinking=False).chat_template_kwargs == {"enable_thinking": False}
-    assert chat(reasoning_effort="none").chat_template_kwargs == {"enable_thinking": False}
-    assert chat(reasoning_effort="medium").chat_template_kwargs is None
+def test_thinking_switches_reach_the_worker() -> None:
+    assert chat(enable_thinking=False).enable_thinking is False
+    assert chat(reasoning_effort="none").reasoning_effort == "none"
+    assert (chat().enable_thinking, chat().reasoning_effort, chat().chat_template_kwargs) == (None, None, None)
 
 
 def test_generation_config_as_text_and_as_object_mean_the_same() -> None:

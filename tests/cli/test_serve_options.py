@@ -41,7 +41,9 @@ def test_without_flags_it_is_the_demo_model_on_localhost():
         (["--model_timeout", "-1"], {"idle_timeout_s": 0}),
         (["--max-model-len", "4096", "--max_num_seqs", "8"], {"max_model_len": 4096, "max_num_seqs": 8}),
         (["--default-seed", "7"], {"generation_defaults": {"seed": 7}}),
-        (["--reasoning", "off"], {"chat_template_kwargs": {"enable_thinking": False}}),
+        (["--reasoning", "off"], {"reasoning": "off"}),
+        (["--tool-call-parser", "hermes"], {"tool_call_parser": "hermes"}),
+        (["--reasoning_parser", "none"], {"reasoning_parser": "none"}),
         (["--chat-template-kwargs", '{"a": 1}'], {"chat_template_kwargs": {"a": 1}}),
         (["--continuous-batching"], {}),
         (["--continuous_batching"], {}),
@@ -83,7 +85,12 @@ def test_quantization_without_its_package_is_an_error(monkeypatch):
 
 
 def test_unknown_flags_and_bad_choices_are_errors():
-    for arguments in (["--tensor-parallel", "2"], ["--dtype", "int3"], ["--log-level", "loud"]):
+    for arguments in (
+        ["--tensor-parallel", "2"],
+        ["--tool-call-parser", "x"],
+        ["--dtype", "int3"],
+        ["--log-level", "loud"],
+    ):
         with pytest.raises(CommandError):
             call_command("serve", *arguments)
 

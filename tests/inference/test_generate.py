@@ -73,6 +73,7 @@ async def test_request_values_go_over_the_models_and_those_over_the_checkpoints(
     worker.info = msgspec.structs.replace(worker.info, generation_defaults=defaults)
     scripted_model.generation_defaults = {"top_p": 0.5, "top_k": 5}
     scripted_model.chat_template_kwargs = {"enable_thinking": False, "tone": "dry"}
+    scripted_model.reasoning = "off"
     await scripted_model.asave()
     await read(make_request(sampling={"top_k": 7, "seed": 11}, chat_template_kwargs={"tone": "warm"}))
     message = worker.generates[0]
@@ -80,6 +81,7 @@ async def test_request_values_go_over_the_models_and_those_over_the_checkpoints(
     assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.seed) == (0.1, 0.5, 7, 11)
     assert sampling.min_p == 0.0
     assert message.chat_template_kwargs == {"enable_thinking": False, "tone": "warm"}
+    assert (message.reasoning, message.enable_thinking, message.reasoning_effort) == ("off", None, None)
 
 
 async def test_each_request_without_a_seed_gets_one_of_its_own(

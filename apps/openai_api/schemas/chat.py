@@ -3,14 +3,14 @@
 https://platform.openai.com/docs/api-reference/chat/create, with the extensions of vLLM and transformers serve.
 """
 
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from django.conf import settings
 from msgspec import Meta
 
 from apps.accounts.caller import Caller
-from apps.core.errors import InvalidRequest, UnsupportedParameter
+from apps.core.errors import InvalidRequest
 from apps.core.ids import new_chat_completion_id
 from apps.inference.requests import GenerationRequest
 from apps.openai_api.parameters import CHAT_NEUTRAL, check_fields
@@ -21,6 +21,8 @@ from apps.openai_api.schemas.responses_shape import InputItem, convert_input
 from apps.openai_api.schemas.structure import StructureFields
 from apps.openai_api.schemas.tool_choice import read_tool_choice
 
+# Which of them a model has, its worker knows.
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 # What the template's caller sets itself: a request may not put its own under these names.
 _RESERVED_TEMPLATE_KWARGS = frozenset(
     [
@@ -55,7 +57,7 @@ class ChatBody(StructureFields, frozen=True, kw_only=True):
     tools: list[Tool] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
-    reasoning_effort: str | None = None
+    reasoning_effort: ReasoningEffort | None = None
     enable_thinking: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     continue_final_message: bool | None = None
@@ -102,6 +104,8 @@ def parse_chat(body: bytes, caller: Caller) -> ChatCall:
             parallel_tool_calls=chat.parallel_tool_calls is not False,
             chat_template_kwargs=_read_template_kwargs(chat),
             continue_final_message=bool(chat.continue_final_message),
+            enable_thinking=chat.enable_thinking,
+            reasoning_effort=chat.reasoning_effort,
             structure=chat.to_structure(),
         ),
         include_usage=bool(options and options.include_usage),
@@ -145,16 +149,6 @@ def _read_template_kwargs(chat: ChatBody) -> dict[str, Any] | None:
     if reserved := sorted(_RESERVED_TEMPLATE_KWARGS & kwargs.keys()):
         param = f"chat_template_kwargs.{reserved[0]}"
         raise InvalidRequest(f"'{param}' is set by the server.", param=param)
-    if chat.reasoning_effort == "none":
-        kwargs["enable_thinking"] = False
-    elif chat.reasoning_effort not in (None, "medium"):
-        raise UnsupportedParameter(
-            '\'reasoning_effort\' can be "none" or "medium" here. A model whose chat template knows levels takes '
-            "them in 'chat_template_kwargs'.",
-            param="reasoning_effort",
-        )
-    if chat.enable_thinking is not None:
-        kwargs["enable_thinking"] = chat.enable_thinking
     return kwargs or None
 
 
