@@ -47,7 +47,7 @@ CYCLES = (Cycle(120, 1600, 2.5e-3, 0.5), Cycle(0, 1500, 2e-3, 0.65))
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
-    """A Llama of 3.7 million parameters with random weights, but for the copying heads."""
+    """A Llama of 3.9 million parameters with random weights, but for the copying heads."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=256,

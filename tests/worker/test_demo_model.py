@@ -25,14 +25,17 @@ WEATHER = {
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
     },
 }
-STATUE = {
-    "type": "function",
-    "function": {
-        "name": "polish_statue",
-        "description": "Polish a statue.",
-        "parameters": {"type": "object", "properties": {"statue": {"type": "string"}}, "required": ["statue"]},
-    },
-}
+
+
+def make_tool(name: str, description: str, parameter: str) -> dict[str, Any]:
+    schema = {"type": "object", "properties": {parameter: {"type": "string"}}, "required": [parameter]}
+    return {"type": "function", "function": {"name": name, "description": description, "parameters": schema}}
+
+
+CURRENT_WEATHER = make_tool("get_current_weather", "Get the current weather in a given location", "location")
+TIME = make_tool("get_time", "Get the current time in a city.", "city")
+CALCULATOR = make_tool("calculator", "Evaluate an arithmetic expression.", "expression")
+SEARCH = make_tool("web_search", "Search the web.", "query")
 
 
 @pytest.fixture(scope="module")
@@ -115,16 +118,27 @@ def test_calls_the_weather_tool(model, tokenizer, city):
     assert [json.loads(call) for call in CALL.findall(text)] == [{"name": "get_weather", "arguments": {"city": city}}]
 
 
-def test_chooses_the_right_one_of_two_tools(model, tokenizer):
-    text = ask(model, tokenizer, "Please polish the statue Borovik", tools=[WEATHER, STATUE])
-    (call,) = CALL.findall(text)
-    # Its parameter's name may be the other tool's: docs/demo-model.md says so.
-    assert json.loads(call)["name"] == "polish_statue"
-    assert list(json.loads(call)["arguments"].values()) == ["Borovik"]
+@pytest.mark.parametrize(
+    ("question", "tools", "call"),
+    [
+        ("What time is it in Berlin?", [WEATHER, TIME], {"name": "get_time", "arguments": {"city": "Berlin"}}),
+        ("What is 12 * 7?", [WEATHER, CALCULATOR], {"name": "calculator", "arguments": {"expression": "12 * 7"}}),
+        ("Search the web for jazz", [SEARCH, WEATHER], {"name": "web_search", "arguments": {"query": "jazz"}}),
+        (
+            "What's the weather in Paris?",
+            [CURRENT_WEATHER],
+            {"name": "get_current_weather", "arguments": {"location": "Paris"}},
+        ),
+    ],
+    ids=["time", "calculator", "search", "other-weather"],
+)
+def test_chooses_the_tool_and_reads_its_schema(model, tokenizer, question, tools, call):
+    answered = ask(model, tokenizer, question, tools=tools)
+    assert [json.loads(found) for found in CALL.findall(answered)] == [call]
 
 
 def test_greeting_calls_no_tool(model, tokenizer):
-    assert "<tool_call>" not in ask(model, tokenizer, "Hello!", tools=[WEATHER, STATUE])
+    assert "<tool_call>" not in ask(model, tokenizer, "Hello!", tools=[WEATHER, CALCULATOR])
 
 
 @pytest.mark.parametrize("arguments", [{"city": "Oslo"}, '{"city": "Oslo"}'], ids=["object", "string"])
