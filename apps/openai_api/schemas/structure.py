@@ -19,12 +19,16 @@ Pattern = Annotated[str, Meta(min_length=1, max_length=MAX_CHARS)]
 Choices = Annotated[list[str], Meta(min_length=1, max_length=4096)]
 
 
+def _make_null() -> Raw:
+    return _NULL  # by a factory: the OpenAPI document cannot show JSON text as a default
+
+
 class JsonSchema(Struct, frozen=True):
     """OpenAI's wrapper of a schema. It is enforced with and without `strict`."""
 
     name: str | None = None
     description: str | None = None
-    schema: Raw = _NULL
+    schema: Raw = msgspec.field(default_factory=_make_null)
     strict: bool | None = None
 
 
@@ -33,8 +37,10 @@ class ResponseFormat(Struct, frozen=True):
 
     type: str
     json_schema: JsonSchema | None = None
-    value: Raw = _NULL
-    schema: Raw = _NULL  # llama.cpp's place for json_object's, the Responses API's for json_schema's
+    value: Raw = msgspec.field(default_factory=_make_null)
+    schema: Raw = msgspec.field(
+        default_factory=_make_null
+    )  # llama.cpp's place for json_object's, the Responses API's for json_schema's
     name: str | None = None
     description: str | None = None
     strict: bool | None = None
@@ -43,7 +49,7 @@ class ResponseFormat(Struct, frozen=True):
 class StructuredOutputs(Struct, frozen=True, forbid_unknown_fields=True):
     """vLLM's object: one of its fields is given."""
 
-    json: Raw = _NULL
+    json: Raw = msgspec.field(default_factory=_make_null)
     regex: Pattern | None = None
     choice: Choices | None = None
     grammar: Pattern | None = None
@@ -55,7 +61,7 @@ class StructureFields(SamplingFields, frozen=True, kw_only=True):
 
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
-    guided_json: Raw = _NULL
+    guided_json: Raw = msgspec.field(default_factory=_make_null)
     guided_regex: Pattern | None = None
     guided_choice: Choices | None = None
     guided_grammar: Pattern | None = None
