@@ -13,6 +13,8 @@ RUN pip install $TORCH_PIP_ARGS "$(grep '^torch==' requirements.txt)"
 RUN pip install -r requirements.txt
 
 FROM python:3.11-slim
+# Workers on CPUs compile a model's forward pass; without a compiler they serve on plain torch.
+RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 RUN useradd --uid 1000 --create-home atrium && install -d -o atrium -g atrium /data /cache
 COPY --from=build /venv /venv
 WORKDIR /app

@@ -5,6 +5,7 @@ The peer needs `pip install "transformers[serving]"`, in this environment or in 
 
     python -m bench.engine                        # the demo model
     python -m bench.engine --random 28m           # a random Qwen2 of 28 million parameters
+    python -m bench.engine --random 0.5b          # the shapes of Qwen2.5-0.5B
     python -m bench.engine --model FOLDER --concurrency 1 8
 """
 
@@ -36,6 +37,7 @@ from tests.worker_process import DEMO_MODEL, ROOT, run_worker
 PROMPT_TOKENS = 75
 NEW_TOKENS = 64
 START_TIMEOUT_S = 120
+COMPILE_TIMEOUT_S = 900
 # The peer's continuous batching, tuned for a small machine: its defaults take 10 GiB.
 TUNED_BATCHING = ["--continuous-batching", "--cb-block-size", "32", "--cb-num-blocks", "256"]
 TUNED_BATCHING += ["--cb-max-batch-tokens", "512"]
@@ -47,6 +49,15 @@ RANDOM_MODELS = {
         "num_hidden_layers": 8,
         "num_attention_heads": 6,
         "num_key_value_heads": 2,
+    },
+    "0.5b": {  # the shapes of Qwen2.5-0.5B
+        "vocab_size": 151_936,
+        "hidden_size": 896,
+        "intermediate_size": 4864,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+        "tie_word_embeddings": True,
     },
 }
 
@@ -70,10 +81,21 @@ class Server:
     open: Callable[[Path], "AsyncIterator[tuple[Ask, int]]"]
 
 
+def open_ours(compile_mode: str) -> Callable[[Path], "AsyncIterator[tuple[Ask, int]]"]:
+    """Our worker with or without compiled steps; what was compiled in an earlier run is used again."""
+
+    def open_worker(model: Path) -> AsyncIterator[tuple[Ask, int]]:
+        return open_our_worker(model, compile_mode)
+
+    return open_worker
+
+
 @asynccontextmanager
-async def open_ours(model: Path) -> AsyncIterator[tuple[Ask, int]]:
-    """Our worker; one WebSocket carries all requests, as from a web process."""
-    with run_worker(model, num_threads=None, kv_cache_bytes=None, omp_wait_policy=wait_policy()) as worker:
+async def open_our_worker(model: Path, compile_mode: str) -> AsyncIterator[tuple[Ask, int]]:
+    """One WebSocket carries all requests, as from a web process."""
+    options = {"num_threads": None, "kv_cache_bytes": None, "omp_wait_policy": wait_policy(), "compile": compile_mode}
+    with run_worker(model, wait_until_ready=False, **options) as worker:
+        worker.wait_for("ready", COMPILE_TIMEOUT_S)
         waiting: dict[str, asyncio.Future[int]] = {}
         num_tokens: dict[str, int] = {}
         async with connect(worker.url, additional_headers=worker.headers, max_size=None) as link:
@@ -260,7 +282,8 @@ def main() -> None:
     parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has transformers[serving]")
     options = parser.parse_args()
     servers = [
-        Server("Atrium worker", open_ours),
+        Server("Atrium worker, compiled", open_ours("on")),
+        Server("Atrium worker, --compile off", open_ours("off")),
         Server("transformers serve", open_peer(options.peer_python)),
         Server("transformers serve, continuous batching", open_peer(options.peer_python, *TUNED_BATCHING)),
     ]

@@ -134,6 +134,8 @@ WORKER_COMMAND = [sys.executable, "-m", "gpu_worker"]
 # passive: idle threads sleep, for cores that web and workers share; active: they spin, for cores of their own.
 WORKER_OMP_WAIT_POLICY = env_choice("ATRIUM_WORKER_OMP_WAIT_POLICY", "passive", ("passive", "active"))
 WORKER_NUM_THREADS = env_int("ATRIUM_WORKER_NUM_THREADS", 0, minimum=0)  # 0: torch's own choice
+# Compiled steps on CPUs: auto makes them in the background where that is possible, on insists, off never does.
+WORKER_COMPILE = env_choice("ATRIUM_WORKER_COMPILE", "auto", ("auto", "on", "off"))
 PRELOAD_MODELS = env_list("ATRIUM_PRELOAD_MODELS")  # kept loaded, as if their min_replicas were at least 1
 RECONCILE_INTERVAL_S = env_float("ATRIUM_RECONCILE_INTERVAL_S", 2.0, minimum=0.1)
 

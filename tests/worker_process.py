@@ -85,7 +85,12 @@ def run_worker(
     """
     token = secrets.token_urlsafe(16)
     with tempfile.TemporaryDirectory(prefix="worker-") as folder, socket.create_server(("127.0.0.1", 0)) as listener:
-        fields = {"num_threads": 1, "local_files_only": True, "kv_cache_bytes": 64 * 1024 * 1024} | config
+        fields = {
+            "num_threads": 1,
+            "local_files_only": True,
+            "kv_cache_bytes": 64 * 1024 * 1024,
+            "compile": "off",
+        } | config
         path = Path(folder) / "worker.json"
         write_worker_config(WorkerConfig(model=str(model), fd=listener.fileno(), token=token, **fields), path)
         log_path = Path(folder) / "worker.log"

@@ -98,6 +98,8 @@ def make_config(model: HostedModel, *, token: str, fd: int) -> WorkerConfig:
         "reasoning_parser": model.reasoning_parser,
         "num_threads": settings.WORKER_NUM_THREADS or None,
         "omp_wait_policy": settings.WORKER_OMP_WAIT_POLICY,
+        "compile": settings.WORKER_COMPILE,
+        "compile_cache": str(settings.DATA_DIR / "compiled"),
         "log_level": settings.LOG_LEVEL.lower(),
     }
     given = {name: value for name, value in wanted.items() if value not in ("", None)}

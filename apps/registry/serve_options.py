@@ -21,6 +21,7 @@ from apps.registry.validators import validate_model_name
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 QUANTIZATIONS = ("bnb-4bit", "bnb-8bit")
+COMPILE_MODES = ("auto", "on", "off")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 # Those whose value is that of the model's field of the same name.
 _PLAIN_FLAGS = (
@@ -55,6 +56,7 @@ class ServeOptions:
     source: str | None
     revision: str
     is_kept_loaded: bool  # False: an idle timeout was asked for, and applies to the preloaded model too
+    compile: str | None = None  # None: as the settings say
     fields: dict[str, Any] = field(default_factory=dict)  # of HostedModel: those that flags name
 
 
@@ -85,6 +87,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tool-call-parser", choices=TOOL_CALL_PARSERS, help="default: as the chat template says")
     parser.add_argument("--reasoning-parser", choices=REASONING_PARSERS, help="default: as the chat template says")
     parser.add_argument("--chat-template-kwargs", metavar="JSON", help="an object handed to the chat template")
+    parser.add_argument(
+        "--compile",
+        nargs="?",
+        const="on",
+        choices=COMPILE_MODES,
+        help="compiled steps on CPUs; auto, the default, makes them in the background; alone it means on",
+    )
     parser.add_argument("--continuous-batching", action="store_true", help="accepted; it is always on")
 
 
@@ -119,6 +128,7 @@ def read_options(given: dict[str, Any]) -> ServeOptions:
         source=source,
         revision=revision,
         is_kept_loaded=timeout_s is None or timeout_s <= 0,
+        compile=given["compile"],
         fields=_read_fields(given),
     )
 

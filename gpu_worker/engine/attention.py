@@ -38,6 +38,7 @@ class PagedContext:
     layer_of: dict[torch.nn.Module, int]
     batch: Batch
     use_varlen: bool = False  # whether the device has a kernel for packed sequences
+    use_native: bool = False  # whether our own operators do it all: they hold the cache and the step themselves
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,10 @@ def paged_attention(
     rules = _Rules.from_options(query.shape[-1], options)
     context = _context.get()
     layer, batch, cache = context.layer_of[module], context.batch, context.cache
+    if context.use_native:
+        window, softcap = rules.window or 0, rules.softcap or 0.0
+        out = torch.ops.atrium.attend(query, key, value, layer, rules.scale, window, softcap, rules.sinks_N)
+        return out, None
     query_TND, key_TKD, value_TKD = (x[0].transpose(0, 1) for x in (query, key, value))
     cache.store(layer, key_TKD, value_TKD, batch.slot_mapping_T)
     blocks = cache.keys[layer], cache.values[layer]

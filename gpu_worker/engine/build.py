@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 import psutil
 import torch
 
+from gpu_worker.engine.acceleration import Acceleration, accelerate
 from gpu_worker.engine.block_manager import BlockManager
 from gpu_worker.engine.fallback import FallbackEngine
 from gpu_worker.engine.kv_cache import KVCache, LayerShape
@@ -34,14 +35,15 @@ class BuiltEngine(NamedTuple):
     reason: str
     num_blocks: int
     block_size: int
+    acceleration: Acceleration | None = None  # None: off, or not possible here
 
 
 def build_engine(model: Any, config: WorkerConfig, media_prompt: MediaPrompt | None = None) -> BuiltEngine:
     """Build the paged engine if the probe allows and the configuration does not forbid it, else the fallback.
 
     Runs the model, with `media_prompt` if it takes pictures; to be called in the engine thread. Raises ValueError when
-    `engine` is "paged" and the model cannot be, when a size in the configuration is impossible, or when no memory is
-    left for the cache.
+    `engine` is "paged" and the model cannot be, when `compile` is "on" and its steps cannot be compiled, when a size in
+    the configuration is impossible, or when no memory is left for the cache.
     """
     max_model_len = find_max_model_len(model.config.get_text_config(), config.max_model_len)
     reason = "The configuration asks for it."
@@ -52,6 +54,8 @@ def build_engine(model: Any, config: WorkerConfig, media_prompt: MediaPrompt | N
             reason = str(error)
         if config.engine == "paged":
             raise ValueError(f"engine is set to paged, but this model cannot be served paged. {reason}")
+    if config.compile == "on":
+        raise ValueError(f"compile is set to on, but this model is served by the fallback engine. {reason}")
     logger.info("using the fallback engine: %s", reason)
     engine = FallbackEngine(model, max_model_len=max_model_len, max_num_seqs=config.max_num_seqs)
     return BuiltEngine(engine, "fallback", reason, num_blocks=config.max_num_seqs, block_size=0)
@@ -83,7 +87,8 @@ def _build_paged(model: Any, layers: PagedLayers, config: WorkerConfig, max_mode
     )
     runner, media_runner = ModelRunner(model, layers.layer_of, cache), MediaRunner(model, layers.layer_of, cache)
     engine = PagedEngine(runner, scheduler, media_runner, max_model_len=max_model_len)
-    return BuiltEngine(engine, "paged", "", num_blocks, config.block_size)
+    acceleration = accelerate(model, layers, runner, config)
+    return BuiltEngine(engine, "paged", "", num_blocks, config.block_size, acceleration)
 
 
 def _count_blocks(

@@ -31,6 +31,13 @@ class _Abort:
     request_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """Inbox message: something to do between two steps."""
+
+    function: Callable[[], None]
+
+
 class _Stop:
     """Inbox message: end the loop."""
 
@@ -49,7 +56,7 @@ class EngineLoop:
         self.ended: Future[BaseException | None] = Future()
         self._load = load
         self._deliver = deliver
-        self._inbox: queue.SimpleQueue[EngineRequest | _Abort | _Stop] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[EngineRequest | _Abort | _Call | _Stop] = queue.SimpleQueue()
         self._is_closed = False
         self._closing = threading.Lock()  # orders `submit` and the final drain: no request falls between
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -68,6 +75,10 @@ class EngineLoop:
     def abort(self, request_id: str) -> None:
         """End a request before the next step, from any thread. Delivered as an "abort" unless it ended earlier."""
         self._inbox.put(_Abort(request_id))
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Call the function in the engine thread, between two steps, from any thread. What it raises is logged."""
+        self._inbox.put(_Call(function))
 
     def stop(self, timeout_s: float | None = None) -> None:
         """End the loop after the step under way; what still runs is failed. Waits for the thread, from any other."""
@@ -125,8 +136,17 @@ class EngineLoop:
             if isinstance(message, _Abort):
                 if (output := engine.abort(message.request_id)) is not None:
                     outputs.append(output)
+            elif isinstance(message, _Call):
+                self._call(message.function)
             else:
                 engine.add(message)
+
+    @staticmethod
+    def _call(function: Callable[[], None]) -> None:
+        try:
+            function()
+        except Exception:
+            logger.exception("what was to be done between two steps failed")
 
     def _close(self, engine: Engine | None) -> None:
         """Refuse new requests and fail those that are left, in the engine and in the inbox."""
@@ -135,7 +155,7 @@ class EngineLoop:
         left: list[EngineOutput] = []
         while not self._inbox.empty():
             message = self._inbox.get_nowait()
-            if not isinstance(message, _Abort | _Stop):
+            if not isinstance(message, _Abort | _Call | _Stop):
                 left.append(message.fail(STOPPED))
         stats = EngineStats(num_running=0, num_waiting=0, free_blocks=0, num_blocks=0, num_steps=0)
         if engine is not None:

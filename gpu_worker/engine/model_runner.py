@@ -1,20 +1,40 @@
 """Runs a batch through the model: tokens in, logits of the rows to sample out. It knows no request."""
 
+from collections.abc import Callable
+
 import torch
 
 from gpu_worker.engine.attention import PagedContext, paged_context
 from gpu_worker.engine.batch import Batch
 from gpu_worker.engine.kv_cache import KVCache
+from gpu_worker.engine.native_step import NativeState
 from gpu_worker.kernels.varlen import can_use_varlen
+
+# A compiled model: token ids [1, T], positions [1, T] and the indices [R] of the logits wanted; returns them [R, V].
+CompiledForward = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class ModelRunner:
-    """A transformers decoder whose attention implementation has been set to the paged one."""
+    """A transformers decoder whose attention implementation has been set to the paged one.
 
-    def __init__(self, model: torch.nn.Module, layer_of: dict[torch.nn.Module, int], cache: KVCache) -> None:
+    With `native` its attention (and linear layers, if they were packed) are our own operators; with `compiled` the
+    model's modules are not called any more. Both may be set between two steps.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        layer_of: dict[torch.nn.Module, int],
+        cache: KVCache,
+        *,
+        native: NativeState | None = None,
+        compiled: CompiledForward | None = None,
+    ) -> None:
         self._model = model
         self._layer_of = layer_of
         self.cache = cache
+        self.native = native
+        self.compiled = compiled
         head_sizes = {keys.shape[-1] for keys in cache.keys}
         self._use_varlen = can_use_varlen(cache.keys[0].dtype, self.device, head_sizes)
 
@@ -26,7 +46,12 @@ class ModelRunner:
     @torch.inference_mode()
     def forward(self, batch: Batch) -> torch.Tensor:
         """Compute the batch and return logits [R, V], one row for every entry of `batch.sampled`."""
-        with paged_context(PagedContext(self.cache, self._layer_of, batch, self._use_varlen)):
+        if self.native is not None:
+            self.native.begin_step(batch)
+            if self.compiled is not None:
+                return self.compiled(batch.input_ids_T[None], batch.position_ids_T[None], batch.logits_indices_R)
+        context = PagedContext(self.cache, self._layer_of, batch, self._use_varlen, self.native is not None)
+        with paged_context(context):
             output = self._model(
                 input_ids=batch.input_ids_T[None],
                 position_ids=batch.position_ids_T[None],

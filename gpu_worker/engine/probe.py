@@ -6,6 +6,7 @@ takes pictures, when the same holds of a prompt with pictures and what follows i
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,16 +56,16 @@ def probe_paged(model: Any, media_prompt: MediaPrompt | None = None) -> PagedLay
     ordinary = get_text_attention(model)
     try:
         _check_rope(model.config.get_text_config())
-        sequences = _make_sequences(model)
+        sequences = make_sequences(model)
         expected = [_run_ordinary(model, sequence) for sequence in sequences]
         expected_media_TV = _run_ordinary_media(model, media_prompt) if media_prompt is not None else None
         layers = _record_layers(model, sequences[0])
         _set_attention(model, PAGED_ATTENTION)
-        actual = _run_paged(model, layers, sequences)
+        actual = run_paged(model, layers, sequences)
         for expected_TV, actual_TV in zip(expected, actual, strict=True):
-            _compare_logits(expected_TV, actual_TV)
+            compare_logits(expected_TV, actual_TV)
         if media_prompt is not None and expected_media_TV is not None:
-            _compare_logits(expected_media_TV, _run_paged_media(model, layers, media_prompt), "with pictures")
+            compare_logits(expected_media_TV, _run_paged_media(model, layers, media_prompt), "with pictures")
     except UnsupportedModelError:
         set_text_attention(model, ordinary)
         raise
@@ -86,7 +87,8 @@ def _check_rope(config: Any) -> None:
             )
 
 
-def _make_sequences(model: Any) -> list[list[int]]:
+def make_sequences(model: Any) -> list[list[int]]:
+    """The token ids that are run both ways."""
     generator = torch.Generator().manual_seed(0)
     vocab_size = model.config.get_text_config().vocab_size
     return [torch.randint(0, vocab_size, (length,), generator=generator).tolist() for length in _LENGTHS]
@@ -151,13 +153,18 @@ def _record_layers(model: Any, sequence: list[int]) -> PagedLayers:
     return recorder.layers
 
 
-def _run_paged(model: Any, layers: PagedLayers, sequences: list[list[int]]) -> list[torch.Tensor]:
-    """Logits [T, V] of every sequence, computed in passes that mix them."""
+def run_paged(
+    model: Any,
+    layers: PagedLayers,
+    sequences: list[list[int]],
+    make_runner: Callable[[KVCache], ModelRunner] | None = None,
+) -> list[torch.Tensor]:
+    """Logits [T, V] of every sequence, computed in passes that mix them, by another runner if one is given."""
     num_blocks = sum(-(-len(sequence) // _BLOCK_SIZE) for sequence in sequences)
     cache = KVCache(
         layers.shapes, num_blocks=num_blocks, block_size=_BLOCK_SIZE, dtype=model.dtype, device=model.device
     )
-    runner = ModelRunner(model, layers.layer_of, cache)
+    runner = make_runner(cache) if make_runner is not None else ModelRunner(model, layers.layer_of, cache)
     requests = [_make_request(index, sequence) for index, sequence in enumerate(sequences)]
     free = iter(range(num_blocks - 1, -1, -1))  # descending: consecutive blocks must not be assumed
     for request in requests:
@@ -228,8 +235,11 @@ def _make_request(index: int, sequence: list[int]) -> Request:
     return Request(id=str(index), prompt_token_ids=sequence, sampling=Sampling(seed=0), max_tokens=1)
 
 
-def _compare_logits(expected_TV: torch.Tensor, actual_TV: torch.Tensor, what: str = "in packed sequences") -> None:
-    """Rounding differs a little, and in half precision a router may flip: so nine rows of ten must agree."""
+def compare_logits(expected_TV: torch.Tensor, actual_TV: torch.Tensor, what: str = "in packed sequences") -> None:
+    """Rounding differs a little, and in half precision a router may flip: so nine rows of ten must agree.
+
+    Raises UnsupportedModelError.
+    """
     tolerance = 1e-3 if expected_TV.dtype == torch.float32 else 0.08
     if expected_TV.shape != actual_TV.shape:
         raise UnsupportedModelError("It does not return the logits of the positions it is asked for.")

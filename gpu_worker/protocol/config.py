@@ -58,6 +58,10 @@ class WorkerConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkno
     num_blocks: int | None = None  # None: sized from free memory
     kv_cache_bytes: int | None = None
     prefix_cache: bool = True
+    # Compiled steps on CPUs. auto: where possible, made in the background while the engine serves without;
+    # on: ready only when they are, and an error where they are not possible.
+    compile: Literal["auto", "on", "off"] = "auto"
+    compile_cache: str | None = None  # folder for what was compiled; None: atrium/compiled in the user's cache folder
     # Process
     num_threads: int | None = None  # None: torch's own choice
     omp_wait_policy: Literal["passive", "active"] | None = None

@@ -6,7 +6,7 @@ The imports are inside the function on purpose: the server answers before torch 
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from gpu_worker.engine.base import Engine
 from gpu_worker.frontend.media import MediaReader
@@ -23,12 +23,26 @@ logger = logging.getLogger(__name__)
 OnProgress = Callable[[float, str], None]
 
 
+class Acceleration(Protocol):
+    """What makes the engine faster while it serves: see `gpu_worker.engine.acceleration`."""
+
+    def prepare(self) -> None:
+        """Blocking, in any thread but the engine's and the event loop's."""
+
+    def take_up(self) -> None:
+        """In the engine thread."""
+
+    def cancel(self) -> None:
+        """End `prepare`, from any thread."""
+
+
 class ServedModel(NamedTuple):
     """An engine, the text side of its model, and what the worker says of both."""
 
     engine: Engine
     frontend: AnyFrontend
     info: ModelInfo
+    acceleration: Acceleration | None = None
 
 
 def load_served_model(config: WorkerConfig, on_progress: OnProgress) -> ServedModel:
@@ -39,6 +53,10 @@ def load_served_model(config: WorkerConfig, on_progress: OnProgress) -> ServedMo
     folder = find_folder(config, on_progress)
     task = detect_task(folder)
     if task in ("embed", "score"):
+        if config.compile == "on":
+            raise ValueError(
+                f"compile is set to on, but this model is for the task {task}: only generation is compiled"
+            )
         from gpu_worker.tasks.pooling.load import load_pooling
 
         return ServedModel(*load_pooling(config, folder, task, on_progress))
@@ -80,7 +98,7 @@ def _load_generating(config: WorkerConfig, folder: Path, on_progress: OnProgress
         revision=loaded.revision,
         supports_images=frontend.template.takes_pictures,
     )
-    return ServedModel(built.engine, frontend, info)
+    return ServedModel(built.engine, frontend, info, built.acceleration)
 
 
 def _make_media_reader(processor: Any, tokenizer: Any) -> MediaReader | None:

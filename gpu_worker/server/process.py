@@ -7,6 +7,7 @@ import signal
 import socket
 import ssl
 import sys
+import threading
 from concurrent.futures import Future
 from typing import Any
 
@@ -28,7 +29,7 @@ from gpu_worker.protocol import (
 )
 from gpu_worker.server.connection import Connection
 from gpu_worker.server.http import Gate
-from gpu_worker.server.loading import ServedModel, explain_failure, load_served_model
+from gpu_worker.server.loading import Acceleration, ServedModel, explain_failure, load_served_model
 from gpu_worker.server.requests import RequestTable, Serving
 from gpu_worker.server.status import WorkerStatus
 
@@ -58,6 +59,7 @@ class WorkerProcess:
         self._served: Future[ServedModel] = Future()
         self._loop = asyncio.get_running_loop()
         self._must_stop = asyncio.Event()
+        self._acceleration: Acceleration | None = None
 
     async def run(self) -> int:
         """Serve until stopped or failed; returns the exit code. Raises OSError when it cannot listen."""
@@ -118,6 +120,8 @@ class WorkerProcess:
             return EXIT_OK
         finally:
             stopped.cancel()
+            if self._acceleration is not None:
+                self._acceleration.cancel()
 
     def _load(self) -> Engine:
         """In the engine thread."""
@@ -147,6 +151,14 @@ class WorkerProcess:
         self._table.open(Serving(self._engine_loop, served.engine, served.frontend, served.info.task))
         self._broadcast(Ready(served.info))
         logger.info("ready: %s on the %s engine", served.info.architecture, served.info.engine)
+        if served.acceleration is not None:
+            self._acceleration = served.acceleration
+            threading.Thread(target=self._accelerate, args=[served.acceleration], name="compile", daemon=True).start()
+
+    def _accelerate(self, acceleration: Acceleration) -> None:
+        """In a thread of its own, which waits for the compiler while the engine serves."""
+        acceleration.prepare()
+        self._engine_loop.call(acceleration.take_up)
 
     def _broadcast(self, event: FromWorker) -> None:
         for connection in self._connections:

@@ -35,6 +35,7 @@ class Production:
             "ATRIUM_NODE_BIND_HOST": "127.0.0.1",
             "ATRIUM_DATA_DIR": str(folder),
             "ATRIUM_WORKER_OMP_WAIT_POLICY": "passive",
+            "ATRIUM_WORKER_COMPILE": "off",
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "HOME": str(folder),
         }

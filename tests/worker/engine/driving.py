@@ -28,6 +28,7 @@ def make_config(**changes: object) -> WorkerConfig:
             "max_num_seqs": 8,
             "max_num_batched_tokens": 32,
             "max_model_len": 96,
+            "compile": "off",
         }
         | changes
     )

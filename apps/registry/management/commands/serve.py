@@ -167,6 +167,8 @@ def make_environment(options: ServeOptions, model: HostedModel) -> dict[str, str
         told["ATRIUM_PRELOAD_MODELS"] = ",".join({*settings.PRELOAD_MODELS, model.name})
     if options.enable_cors:
         told["ATRIUM_CORS_ALLOWED_ORIGINS"] = "*"
+    if options.compile is not None:
+        told["ATRIUM_WORKER_COMPILE"] = options.compile
     if options.force_model:
         told["ATRIUM_FORCE_MODEL"] = model.name
     return os.environ | told

@@ -1,0 +1,125 @@
+"""Compiled steps: the tokens stay those of `model.generate`, and what cannot be compiled is said or left out."""
+
+import copy
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from gpu_worker.engine.build import BuiltEngine, build_engine
+from gpu_worker.engine.paged import PagedEngine
+from tests.tiny_models import FALLBACK, make_model
+from tests.worker.engine.driving import generate, make_config, make_prompt, make_request, run_all
+from tests.worker.engine.test_exactness import make_traffic
+
+COMPILE_TIMEOUT_S = 600  # on two busy cores
+needs_minutes = [pytest.mark.slow, pytest.mark.timeout(COMPILE_TIMEOUT_S)]
+
+
+def build(architecture: str, cache: Path, dtype: torch.dtype = torch.float32, **changes: object) -> BuiltEngine:
+    model = copy.deepcopy(make_model(architecture, dtype))
+    return build_engine(model, make_config(compile_cache=str(cache), **changes))
+
+
+def describe(built: BuiltEngine) -> str:
+    assert built.acceleration is not None
+    return built.acceleration.describe()
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for the file: the native library is built once, and every artifact."""
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.mark.parametrize("architecture", [pytest.param(a, marks=needs_minutes, id=a) for a in
+                                          ("qwen2", "gemma2", "gpt_oss", "mixtral", "phi3")])  # fmt: skip
+def test_greedy_equals_generate_compiled(architecture: str, cache: Path) -> None:
+    """Arrivals at any time, preemption, chunks, shared prefixes; windows, soft caps, sinks and experts among them."""
+    built = build(architecture, cache, compile="on", num_blocks=24)
+    assert describe(built) == "a compiled forward pass"
+    engine, rng = built.engine, random.Random(11)
+    assert isinstance(engine, PagedEngine)
+    requests = make_traffic(rng)
+    arriving = list(requests)
+    while arriving or engine.has_work():
+        for _ in range(min(rng.choice([0, 1, 2, 5]), len(arriving))):
+            engine.add(arriving.pop(0))
+        assert not [output.error for output in engine.step() if output.error]
+        engine.check_integrity()
+    assert sum(request.num_preemptions for request in requests) > 0
+    for request in requests:
+        assert request.output_token_ids == generate(make_model(architecture), request)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(COMPILE_TIMEOUT_S)
+def test_what_was_compiled_is_found_again(cache: Path) -> None:
+    """A second start takes up the artifact at once; other weights of the same shapes use the same one."""
+    build("llama", cache, compile="on")
+    num_files = len(list(cache.iterdir()))
+    model = copy.deepcopy(make_model("llama"))
+    with torch.no_grad():
+        model.lm_head.weight.mul_(-1)
+    built = build_engine(copy.deepcopy(model), make_config(compile="auto", compile_cache=str(cache)))
+    assert describe(built) == "a compiled forward pass"
+    assert len(list(cache.iterdir())) == num_files
+    request = make_request("r", make_prompt(random.Random(0), 9))
+    run_all(built.engine, [request])
+    assert request.output_token_ids == generate(model, request)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(COMPILE_TIMEOUT_S)
+def test_a_compiled_forward_with_other_logits_is_not_used(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The artifact of a model without its norms' weights stands in for a miscompiled one."""
+    wrong = copy.deepcopy(make_model("qwen2"))
+    for layer in wrong.model.layers:
+        layer.mlp.act_fn = torch.nn.Tanh()
+    built = build("qwen2", cache, compile="on")
+    assert built.acceleration is not None
+    suspicious = build_engine(wrong, make_config(compile="auto", compile_cache=str(cache)))
+    assert describe(suspicious) == "native attention and packed weights"
+    assert "differ" in caplog.text
+    request = make_request("r", make_prompt(random.Random(0), 9))
+    run_all(suspicious.engine, [request])
+    assert request.finish_reason is not None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(COMPILE_TIMEOUT_S)
+def test_bfloat16_is_compiled_and_reproducible(cache: Path) -> None:
+    built = build("qwen2", cache, torch.bfloat16, compile="on")
+    assert describe(built) == "a compiled forward pass"
+    prompt = make_prompt(random.Random(3), 30)
+    answers = []
+    for _ in range(2):
+        request = make_request("r", prompt)
+        run_all(built.engine, [request])
+        answers.append(request.output_token_ids)
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("mode", ["auto", "off"])
+def test_nothing_is_compiled_before_it_is_prepared(mode: str, tmp_path: Path) -> None:
+    """A first start serves on plain torch."""
+    built = build("qwen2", tmp_path, compile=mode)
+    assert built.acceleration is None if mode == "off" else describe(built) == "plain torch"
+    request = make_request("r", make_prompt(random.Random(0), 9))
+    run_all(built.engine, [request])
+    assert request.output_token_ids == generate(make_model("qwen2"), request)
+
+
+def test_without_a_compiler_plain_torch_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert build("qwen2", tmp_path, compile="auto").acceleration is None
+    with pytest.raises(ValueError, match="no C\\+\\+ compiler"):
+        build("qwen2", tmp_path, compile="on")
+
+
+def test_what_cannot_be_compiled_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="float16"):
+        build("qwen2", tmp_path, torch.float16, compile="on")
+    with pytest.raises(ValueError, match="fallback"):
+        build(next(iter(FALLBACK)), tmp_path, compile="on")
