@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from apps.core import errors
-from apps.openai_api.parameters import BOOKKEEPING, CHAT_NEUTRAL, COMPLETION_NEUTRAL
-from apps.openai_api.schemas import chat, completions, generation_config
+from apps.openai_api.parameters import BOOKKEEPING, CHAT_NEUTRAL, COMPLETION_NEUTRAL, EMBEDDING_NEUTRAL, RANKING_NEUTRAL
+from apps.openai_api.schemas import chat, completions, embeddings, generation_config, ranking
 from apps.openai_api.urls import consumers, urlpatterns
 from project import checks
 
@@ -36,6 +36,9 @@ def find_undocumented(names: object, text: str) -> list[str]:
         ("Honoured by completions", completions.HONOURED - chat.HONOURED),
         ("Accepted without effect", BOOKKEEPING),
         ("Refused unless neutral", CHAT_NEUTRAL.keys() | COMPLETION_NEUTRAL.keys()),
+        ("POST /v1/embeddings", embeddings.HONOURED | EMBEDDING_NEUTRAL.keys()),
+        ("POST /v1/rerank", ranking.RERANK_HONOURED),
+        ("POST /v1/score", ranking.SCORE_HONOURED | RANKING_NEUTRAL.keys()),
         ("generation_config", generation_config.MAPPED.keys() | generation_config.NEUTRAL.keys()),
     ],
 )

@@ -151,6 +151,8 @@ def _load_caller(user_id: int) -> Caller:
 async def _list_models(caller: Caller) -> Models:
     models = []
     for spec in await directory.list_models(caller):
+        if spec.task not in (None, "generate"):
+            continue
         states = {replica.state for replica in await directory.get_replicas(spec.id)}
         state = next((state for state in _BEST_FIRST if state in states), None)
         models.append({"name": spec.name, "state": str(state.value) if state else "asleep"})

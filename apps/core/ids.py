@@ -29,6 +29,21 @@ def new_completion_id() -> str:
     return new_id("cmpl-")
 
 
+def new_embedding_id() -> str:
+    """Of one request for embeddings, in the ledger."""
+    return new_id("embd-")
+
+
+def new_rerank_id() -> str:
+    """Of one ranking of documents."""
+    return new_id("rerank-")
+
+
+def new_score_id() -> str:
+    """Of one request for scores."""
+    return new_id("score-")
+
+
 def new_request_id() -> str:
     """Of one HTTP request, where the client sent no usable `x-request-id`."""
     return new_id("req_")

@@ -1,13 +1,16 @@
 """The OpenAPI document of what drf-spectacular cannot see: the generating endpoints, from their msgspec structs."""
 
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 
 from apps.openai_api.schemas.chat import ChatBody
 from apps.openai_api.schemas.completions import CompletionBody
+from apps.openai_api.schemas.embeddings import EmbeddingBody
 from apps.openai_api.schemas.load import LoadBody
+from apps.openai_api.schemas.ranking import RerankBody, ScoreBody
+from gpu_worker.protocol import Task
 
 MODEL_SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -18,6 +21,7 @@ MODEL_SCHEMA: dict[str, Any] = {
         "owned_by": {"type": "string"},
         "context_length": {"type": ["integer", "null"], "description": "Tokens, prompt and answer together"},
         "input_modalities": {"type": ["array", "null"], "items": {"type": "string", "enum": ["text", "image"]}},
+        "task": {"type": ["string", "null"], "enum": [*get_args(Task), None], "description": "Null: not known yet"},
     },
 }
 MODEL_LIST_SCHEMA: dict[str, Any] = {
@@ -44,8 +48,12 @@ ERROR_SCHEMA: dict[str, Any] = {
 _OPERATIONS: dict[str, tuple[type[msgspec.Struct], str, str]] = {
     "/v1/chat/completions": (ChatBody, "create_chat_completion", "A chat completion, whole or as a stream of chunks."),
     "/v1/completions": (CompletionBody, "create_completion", "Text completions of one or several prompts."),
+    "/v1/embeddings": (EmbeddingBody, "create_embedding", "A vector for each text."),
+    "/v1/rerank": (RerankBody, "rerank", "Documents in the order in which they answer a query."),
+    "/v1/score": (ScoreBody, "score", "How well each second text answers its first."),
     "/load_model": (LoadBody, "load_model", "Have a model loaded; its progress as server-sent events."),
 }
+_STREAMED = ("create_chat_completion", "create_completion", "load_model")
 _REF = "#/components/schemas/{name}"
 
 
@@ -73,7 +81,9 @@ def add_generating_endpoints(result: dict[str, Any], **_: Any) -> dict[str, Any]
 
 def _make_operation(operation_id: str, summary: str, body: dict[str, Any]) -> dict[str, Any]:
     stream = {"text/event-stream": {"schema": {"type": "string"}}}
-    answer = stream if operation_id == "load_model" else {"application/json": {"schema": {"type": "object"}}, **stream}
+    answer = {} if operation_id == "load_model" else {"application/json": {"schema": {"type": "object"}}}
+    if operation_id in _STREAMED:
+        answer |= stream
     failure = {"application/json": {"schema": {"$ref": _REF.format(name="Error")}}}
     return {
         "operationId": operation_id,

@@ -92,6 +92,22 @@ COMPLETION_NEUTRAL: dict[str, tuple[Any, ...]] = _SHARED_NEUTRAL | {
     "prompt_embeds": (),
 }
 
+# of /v1/embeddings, /v1/rerank and /v1/score
+EMBEDDING_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "add_special_tokens": (True,),
+    "embed_dtype": ("float32",),
+    "endianness": ("little", "native"),
+    "late_chunking": (False,),
+}
+RANKING_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "add_special_tokens": (True,),
+    "max_chunks_per_doc": (),
+    "max_tokens_per_doc": (),
+    "mm_processor_kwargs": ({},),
+    "rank_fields": (["text"],),
+    "return_embeddings": (False,),
+}
+
 
 def check_fields(
     raw: Mapping[str, msgspec.Raw], honoured: frozenset[str], neutral: Mapping[str, tuple[Any, ...]]

@@ -8,10 +8,14 @@ from drf_spectacular.views import SpectacularJSONAPIView
 
 from apps.core.middleware import ASGIApp
 from apps.openai_api.consumers import ChatCompletionsConsumer, CompletionsConsumer, LoadModelConsumer
+from apps.openai_api.pooling_consumers import EmbeddingsConsumer, RerankConsumer, ScoreConsumer
 from apps.openai_api.views import ModelListView, ModelView, health, ready, unknown_path
 
 _chat: ASGIApp = ChatCompletionsConsumer.as_asgi()
 _completions: ASGIApp = CompletionsConsumer.as_asgi()
+_embeddings: ASGIApp = EmbeddingsConsumer.as_asgi()
+_rerank: ASGIApp = RerankConsumer.as_asgi()
+_score: ASGIApp = ScoreConsumer.as_asgi()
 _load_model: ASGIApp = LoadModelConsumer.as_asgi()
 
 consumers: dict[str, ASGIApp] = {
@@ -19,6 +23,13 @@ consumers: dict[str, ASGIApp] = {
     "v1/completions": _completions,
     "chat/completions": _chat,
     "completions": _completions,
+    "v1/embeddings": _embeddings,
+    "v1/rerank": _rerank,
+    "v1/score": _score,
+    "embeddings": _embeddings,
+    "rerank": _rerank,
+    "v2/rerank": _rerank,  # Cohere's own
+    "score": _score,
     "load_model": _load_model,
     "v1/load_model": _load_model,
 }

@@ -49,6 +49,7 @@ def describe_model(spec: ModelSpec) -> dict[str, Any]:
         "owned_by": spec.owned_by,
         "context_length": spec.context_length,
         "input_modalities": spec.input_modalities,
+        "task": spec.task,
     }
 
 

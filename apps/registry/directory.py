@@ -25,6 +25,7 @@ from gpu_worker.protocol import ReasoningSetting
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_TASK = "generate"
 MAX_AGE_S = 1.0
 MAX_AGE_WITHOUT_DATABASE_S = 60.0  # streams and new requests outlive a short outage of the database
 
@@ -46,6 +47,7 @@ class ModelSpec:
     max_model_len: int | None
     context_length: int | None  # what its latest replica had, where the settings name none; None: never loaded
     input_modalities: tuple[str, ...] | None  # "text", "image"; None: never loaded
+    task: str | None  # of `ModelInfo`, as its latest replica said; None: never loaded
     max_num_seqs: int
     min_replicas: int
     max_replicas: int
@@ -197,6 +199,7 @@ def _describe_model(model: HostedModel, info: dict[str, Any]) -> ModelSpec:
         max_model_len=model.max_model_len,
         context_length=model.max_model_len or info.get("max_model_len"),
         input_modalities=("text", "image") if info.get("supports_images") else (("text",) if info else None),
+        task=info.get("task", DEFAULT_TASK) if info else None,  # a worker leaves defaults out
         max_num_seqs=model.max_num_seqs,
         min_replicas=model.min_replicas,
         max_replicas=model.max_replicas,

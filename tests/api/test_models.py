@@ -25,6 +25,7 @@ def test_list_holds_what_the_team_may_use(api: Api) -> None:
         "owned_by": "atrium",
         "context_length": 4096,
         "input_modalities": None,
+        "task": None,
     }
 
 
@@ -46,7 +47,15 @@ def test_outsider_gets_404_as_for_an_unknown_name(api: Api) -> None:
 def test_schema_describes_generating_and_other_endpoints(api: Api) -> None:
     with api.client() as client:
         schema = client.get("/schema").json()
-    assert {"/v1/chat/completions", "/v1/completions", "/load_model", "/v1/models"} <= set(schema["paths"])
+    assert {
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/rerank",
+        "/v1/score",
+        "/load_model",
+        "/v1/models",
+    } <= set(schema["paths"])
     body = schema["components"]["schemas"]["ChatBody"]
     assert "temperature" in body["properties"]
     validate_schema(schema)

@@ -3,6 +3,8 @@
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
+from django.utils import timezone
 
 from apps.accounts.models import User
 from apps.chat.models import Conversation, Message, MessageStatus
@@ -11,6 +13,7 @@ from apps.usage.models import UsageRecord, UsageStatus
 from apps.usage.recorder import recorder
 from gpu_worker.protocol import Delta
 from tests.chat.page import Page, join
+from tests.factories import make_replica
 from tests.scripted_worker import Answer, ScriptedWorker
 
 pytestmark = pytest.mark.usefixtures("chat")
@@ -242,6 +245,9 @@ async def test_models_are_listed_with_their_state(scripted_model: HostedModel, c
     await HostedModel.objects.acreate(name="sleepy", source="sleepy")
     hidden = await HostedModel.objects.acreate(name="hidden", source="hidden")
     await hidden.teams.acreate(name="Others", slug="others")
+    embedder = await HostedModel.objects.acreate(name="embedder", source="embedder")  # not for chats
+    info = {"max_model_len": 8, "task": "embed"}
+    await sync_to_async(make_replica)(embedder, state="stopped", info=info, ready_at=timezone.now())
     async with Page(cookie) as page:
         await page.ask("open")
         listed = await page.receive("models")

@@ -61,6 +61,15 @@ async def test_what_a_model_reads_is_what_its_last_replica_said():
     assert (await directory.get_model("seeing", caller_of(1))).input_modalities == ("text", "image")
 
 
+@pytest.mark.parametrize(("said", "task"), [({}, "generate"), ({"task": "embed"}, "embed")], ids=["default", "embed"])
+async def test_the_task_is_what_the_last_replica_said(said: dict[str, str], task: str):
+    model = await sync_to_async(make_model)("learned")
+    assert (await directory.get_model("learned", caller_of(1))).task is None
+    info = {"max_model_len": 8, **said}
+    await sync_to_async(make_replica)(model, state=ReplicaState.STOPPED, info=info, ready_at=timezone.now())
+    assert (await directory.get_model("learned", caller_of(1))).task == task
+
+
 async def test_a_disabled_model_is_unknown():
     await sync_to_async(make_model)("off", enabled=False)
     with pytest.raises(ModelNotFound):

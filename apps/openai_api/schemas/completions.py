@@ -15,10 +15,11 @@ from apps.inference.requests import GenerationRequest
 from apps.openai_api.parameters import COMPLETION_NEUTRAL, check_fields
 from apps.openai_api.schemas.chat import read_model
 from apps.openai_api.schemas.fields import (
-    NonNegative,
     StreamOptions,
+    TextsOrTokens,
     check_token_limits,
     decode_body,
+    read_texts,
 )
 from apps.openai_api.schemas.generation_config import read_generation_config
 from apps.openai_api.schemas.structure import StructureFields
@@ -26,13 +27,11 @@ from apps.openai_api.schemas.structure import StructureFields
 MAX_CHOICES = 128  # prompts times n
 DEFAULT_MAX_TOKENS = 16  # OpenAI's, of this endpoint alone
 
-TokenIds = list[NonNegative]
-
 
 class CompletionBody(StructureFields, frozen=True, kw_only=True):
     """The honoured fields. The others are in `parameters.py`."""
 
-    prompt: str | list[str | NonNegative | TokenIds]
+    prompt: TextsOrTokens
     model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -60,7 +59,7 @@ def parse_completion(body: bytes, caller: Caller) -> CompletionCall:
     raw = decode_body(_raw_decoder, body)
     completion = decode_body(_decoder, body)
     check_fields(raw, HONOURED, COMPLETION_NEUTRAL)
-    prompts = _read_prompts(completion.prompt)
+    prompts = read_texts(completion.prompt, "prompt")
     n = completion.n or 1
     if len(prompts) * n > MAX_CHOICES:
         raise InvalidRequest(f"Prompts times 'n' may be {MAX_CHOICES} at most.", param="prompt")
@@ -85,18 +84,6 @@ def parse_completion(body: bytes, caller: Caller) -> CompletionCall:
     ]
     options = completion.stream_options
     return CompletionCall(call_id, requests, include_usage=bool(options and options.include_usage))
-
-
-def _read_prompts(given: str | list[Any]) -> list[str | list[int]]:
-    """One prompt for each text or list of token ids."""
-    if isinstance(given, str):
-        return [given]
-    kinds = {type(item) for item in given}
-    if len(kinds) != 1 or [] in given:
-        raise InvalidRequest(
-            "'prompt' must be a text, a list of texts, a list of token ids, or a list of such lists.", param="prompt"
-        )
-    return [given] if kinds == {int} else given
 
 
 def _read_sampling(completion: CompletionBody) -> dict[str, Any]:

@@ -19,6 +19,8 @@ MAX_STOP_STRINGS = 16  # OpenAI's limit is 4; agent frameworks send more
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Count = Annotated[int, Meta(ge=1, le=MAX_COUNT)]
 NonNegative = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
+TokenIds = list[NonNegative]
+TextsOrTokens = str | list[str | NonNegative | TokenIds]  # one or several; read by `read_texts`
 StopString = Annotated[str, Meta(min_length=1, max_length=1000)]
 StopStrings = Annotated[list[StopString], Meta(max_length=MAX_STOP_STRINGS)]
 
@@ -75,6 +77,18 @@ _PLAIN = (
     "min_tokens",
     "ignore_eos",
 )
+
+
+def read_texts(given: str | list[Any], param: str) -> list[str | list[int]]:
+    """One item for each text or list of token ids. Raises InvalidRequest where they are mixed, or there are none."""
+    if isinstance(given, str):
+        return [given]
+    kinds = {type(item) for item in given}
+    if len(kinds) != 1 or [] in given:
+        raise InvalidRequest(
+            f"'{param}' must be a text, a list of texts, a list of token ids, or a list of such lists.", param=param
+        )
+    return [given] if kinds == {int} else given
 
 
 def check_token_limits(sampling: dict[str, Any]) -> None:

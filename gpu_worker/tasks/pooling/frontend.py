@@ -78,7 +78,7 @@ class PoolingFrontend:
         sequences: list[Sequence | None] = [None] * len(request.inputs)
         items: dict[int, _Item] = {}
         for index, given in enumerate(request.inputs):
-            param = "input" if len(request.inputs) == 1 else f"input[{index}]"
+            param = _name_item("input", index, len(request.inputs))
             if isinstance(given, str):
                 items[index] = _Item(prompt + check_text(given, param), None, param, num_skipped)
             else:
@@ -94,7 +94,7 @@ class PoolingFrontend:
         items = []
         for index, document in enumerate(documents):
             query = check_text(queries[index % len(queries)], request.query_param)
-            param = f"{request.document_param}[{index}]"
+            param = _name_item(request.document_param, index, len(documents))
             items.append(_Item(query, check_text(document, param), param))
         return self._encode(items, request.max_tokens)
 
@@ -158,3 +158,7 @@ class PoolingFrontend:
                 param,
             )
         return sequence
+
+
+def _name_item(param: str, index: int, count: int) -> str:
+    return param if count == 1 else f"{param}[{index}]"
