@@ -13,3 +13,9 @@ def test_import_contracts_hold() -> None:
     done = subprocess.run([*command, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "KEPT" in done.stdout
+
+
+def test_the_worker_s_server_needs_no_torch() -> None:
+    # It listens, and tells how far loading is, before the seconds that this import takes.
+    code = "import sys, gpu_worker.server.process; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -7,10 +7,13 @@ Shape suffixes: R rows of the logits, G rows with a grammar, V vocabulary, W 32-
 
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from llguidance import LLExecutor, LLMatcher
+
+if TYPE_CHECKING:
+    import torch
 
 _MAX_THREADS = 8
 
@@ -49,7 +52,7 @@ class GrammarMasks:
     def __init__(self) -> None:
         self._executor: LLExecutor | None = None
 
-    def apply(self, logits_RV: torch.Tensor, grammars: Sequence[tuple[int, GrammarState]]) -> None:
+    def apply(self, logits_RV: "torch.Tensor", grammars: Sequence[tuple[int, GrammarState]]) -> None:
         """Set what may not come next to minus infinity, in place, in the rows named and in no other.
 
         A state that fails here says so afterwards: what is sampled for it then has no meaning.
@@ -62,8 +65,10 @@ class GrammarMasks:
         for position, (row, _) in enumerate(grammars):
             logits_RV[row].masked_fill_(forbidden_GV[position], float("-inf"))
 
-    def _find_forbidden(self, states: list[GrammarState], vocab_size: int) -> torch.Tensor:
+    def _find_forbidden(self, states: list[GrammarState], vocab_size: int) -> "torch.Tensor":
         """[G, V], True where a token may not come next."""
+        import torch  # not above: the frontend, which is there before torch, imports this module
+
         if self._executor is None:  # only a batch with grammars needs threads for them
             self._executor = LLExecutor(min(os.cpu_count() or 1, _MAX_THREADS))
         num_words = -(-states[0].mask_size // 32)  # all grammars are of one model
