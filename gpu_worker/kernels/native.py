@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 _SOURCE = Path(__file__).with_name("paged_cpu.cpp")
+_HEADER = Path(__file__).with_name("decode_math.h")
 # Products may be fused and sums reordered within a loop that says so; nothing may assume that there is no NaN.
 _CAPABILITY = torch.backends.cpu.get_cpu_capability()  # which vectors torch's headers are to use
 _FLAGS = ["-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-std=c++20", "-shared", "-fPIC"]
@@ -89,7 +90,7 @@ def _describe_linear(x: torch.Tensor, index: int, num_outputs: int) -> torch.Ten
 
 @functools.cache
 def _get_build_key() -> str:
-    parts = [_SOURCE.read_text(), " ".join(_FLAGS), torch.__version__, find_processor()]
+    parts = [_SOURCE.read_text(), _HEADER.read_text(), " ".join(_FLAGS), torch.__version__, find_processor()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

@@ -73,7 +73,7 @@ def test_what_was_compiled_is_found_again(cache: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(COMPILE_TIMEOUT_S)
 def test_a_compiled_forward_with_other_logits_is_not_used(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The artifact of a model without its norms' weights stands in for a miscompiled one."""
+    """A model whose activation is another one finds the artifact of its configuration: it computes something else."""
     wrong = copy.deepcopy(make_model("qwen2"))
     for layer in wrong.model.layers:
         layer.mlp.act_fn = torch.nn.Tanh()
