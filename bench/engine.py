@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -95,6 +95,8 @@ async def open_our_worker(model: Path, compile_mode: str) -> AsyncIterator[tuple
     """One WebSocket carries all requests, as from a web process."""
     options = {"num_threads": None, "kv_cache_bytes": None, "omp_wait_policy": wait_policy(), "compile": compile_mode}
     with run_worker(model, wait_until_ready=False, **options) as worker:
+        with suppress(TimeoutError):  # of one look at /health, on a machine that is busy compiling
+            worker.wait_for("ready", COMPILE_TIMEOUT_S)
         worker.wait_for("ready", COMPILE_TIMEOUT_S)
         waiting: dict[str, asyncio.Future[int]] = {}
         num_tokens: dict[str, int] = {}
