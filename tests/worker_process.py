@@ -21,6 +21,7 @@ from gpu_worker.protocol import WorkerConfig, write_worker_config
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO_MODEL = ROOT / "demo_model"
+DEMO_VOCAB_SIZE: int = json.loads((DEMO_MODEL / "config.json").read_text())["vocab_size"]
 START_TIMEOUT_S = 90.0
 POLL_S = 0.05
 

@@ -52,6 +52,11 @@ class Serve:
 
         wait_until(is_ready, 120, "serve is ready")
 
+    def listens(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
+            return True
+        return False
+
     def ask(self, **options) -> httpx.Response:
         body = {"model": "atrium-demo", "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 8}
         url = f"http://127.0.0.1:{self.port}/v1/chat/completions"
@@ -134,7 +139,7 @@ def test_when_everything_was_killed_the_next_run_starts_anew(data_dir):
 
 def test_a_second_serve_on_the_same_data_folder_is_refused(data_dir):
     first = Serve(data_dir)
-    wait_until(lambda: "Loading" in first.log, 60, "the first one has begun")
+    wait_until(first.listens, 60, "the first one listens")
     second = Serve(data_dir.parent / "other", port=first.port)
     assert second.process.wait(60) != 0
     assert "Cannot listen" in second.log

@@ -19,11 +19,16 @@ from gpu_worker.server import process as process_module
 from gpu_worker.server.loading import OnProgress, ServedModel
 from gpu_worker.server.process import EXIT_ENGINE_FAILED, WorkerProcess
 from tests.worker.link import Link, chat, open_link
-from tests.worker_process import DEMO_MODEL
+from tests.worker_process import DEMO_MODEL, DEMO_VOCAB_SIZE
 
-LIMITS = Limits(max_model_len=512, vocab_size=2048, eos_token_ids=frozenset([2]))
+LIMITS = Limits(max_model_len=512, vocab_size=DEMO_VOCAB_SIZE, eos_token_ids=frozenset([2]))
 INFO = ModelInfo(
-    architecture="Scripted", engine="fallback", dtype="float32", device="cpu", max_model_len=512, vocab_size=2048
+    architecture="Scripted",
+    engine="fallback",
+    dtype="float32",
+    device="cpu",
+    max_model_len=512,
+    vocab_size=DEMO_VOCAB_SIZE,
 )
 
 

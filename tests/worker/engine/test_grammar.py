@@ -23,9 +23,9 @@ from gpu_worker.engine.request import Request, TokenOutput
 from gpu_worker.frontend.prepare import Frontend, Limits
 from gpu_worker.protocol import Generate, Sampling, Structure
 from tests.worker.engine.driving import make_config, run_all
-from tests.worker_process import DEMO_MODEL
+from tests.worker_process import DEMO_MODEL, DEMO_VOCAB_SIZE
 
-VOCAB_SIZE = 2048  # a few more than the tokenizer has, as checkpoints pad their embeddings
+VOCAB_SIZE = DEMO_VOCAB_SIZE + 7  # a few more than the tokenizer has, as checkpoints pad their embeddings
 EOS_TOKEN_ID = 2
 MAX_MODEL_LEN = 512
 ENGINES = ["paged", "fallback"]

@@ -20,9 +20,9 @@ from gpu_worker.protocol import (
     decode_to_worker,
     encode_to_worker,
 )
-from tests.worker_process import DEMO_MODEL
+from tests.worker_process import DEMO_MODEL, DEMO_VOCAB_SIZE
 
-LIMITS = Limits(max_model_len=512, vocab_size=2048, eos_token_ids=frozenset([2]))
+LIMITS = Limits(max_model_len=512, vocab_size=DEMO_VOCAB_SIZE, eos_token_ids=frozenset([2]))
 USER = [{"role": "user", "content": "What is the weather in Paris?"}]
 TOOLS = [{"type": "function", "function": {"name": "get_weather"}}]
 
@@ -195,7 +195,7 @@ SAMPLING = st.builds(
     top_p=usually(st.floats(0.1, 1), st.floats()),
     top_k=usually(st.integers(0, 5), st.integers(-3, 5)),
     logit_bias=st.none()
-    | st.dictionaries(st.integers(0, 2048), usually(st.floats(-100, 100), st.floats()), max_size=3),
+    | st.dictionaries(st.integers(0, DEMO_VOCAB_SIZE), usually(st.floats(-100, 100), st.floats()), max_size=3),
     max_tokens=st.none() | usually(st.integers(1, 1000), st.integers(-2, 10**12)),
     stop=st.lists(usually(st.text(min_size=1, max_size=3), TEXT), max_size=3).map(tuple),
     stop_token_ids=TOKEN_IDS.map(tuple),

@@ -17,9 +17,9 @@ from gpu_worker.frontend.grammars import GrammarCompiler, GrammarError, build_vo
 from gpu_worker.frontend.prepare import Frontend, Limits
 from gpu_worker.frontend.tokenizer import TextTokenizer
 from gpu_worker.protocol import Generate, ResumeChoice, Sampling, Structure
-from tests.worker_process import DEMO_MODEL
+from tests.worker_process import DEMO_MODEL, DEMO_VOCAB_SIZE
 
-LIMITS = Limits(max_model_len=1024, vocab_size=2048, eos_token_ids=frozenset({2}))
+LIMITS = Limits(max_model_len=1024, vocab_size=DEMO_VOCAB_SIZE, eos_token_ids=frozenset({2}))
 PERSON = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
 WEATHER = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}
 THINKING = "{{ '<think>' if open }}{% if false %}</think>{% endif %}"
