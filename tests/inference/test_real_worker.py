@@ -1,6 +1,8 @@
 """The real engine behind generate(): kill -9 in the middle of answers, and another replica goes on token for token."""
 
 import asyncio
+import functools
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +11,7 @@ from apps.inference.requests import GenerationRequest
 from apps.registry import directory
 from apps.usage.models import UsageRecord, UsageStatus
 from apps.usage.recorder import recorder
+from gpu_worker.protocol import Structure
 from tests.factories import make_model, make_replica
 from tests.inference.conftest import Heard, MakeRequest, read, read_usage
 from tests.worker_process import WorkerProcess, run_worker
@@ -67,6 +70,29 @@ async def test_kill_9_during_8_streams_changes_no_token(
     assert {(row.status, row.completion_tokens) for row in rows} == {(UsageStatus.OK, NUM_TOKENS)}
     assert len({row.replica_id for row in rows}) == 1, "all of them ended on the replica that lived"
     assert await UsageRecord.objects.acount() == 2 * NUM_STREAMS
+
+
+async def test_kill_9_in_the_middle_of_json_keeps_it_json(
+    workers: list[WorkerProcess], make_request: MakeRequest
+) -> None:
+    digit = {"type": "integer", "minimum": 0, "maximum": 9}
+    schema = {"type": "array", "items": digit, "minItems": 300, "maxItems": 300}  # too long to be whole by then
+    fields = {"model": "demo", "structure": Structure("json_schema", json.dumps(schema))}
+    samplings = [{"seed": 7 + i, "temperature": float(i % 2)} for i in range(4)]
+    make = functools.partial(make_request, **fields)
+    whole = await asyncio.gather(*(read(make(f"whole-{s['seed']}", sampling=s)) for s in samplings))
+    heards = [Heard() for _ in samplings]
+    readings = [
+        asyncio.create_task(read(make(f"cut-{s['seed']}", sampling=s), heard))
+        for s, heard in zip(samplings, heards, strict=True)
+    ]
+    await asyncio.gather(*(heard.until(lambda h: h.num_tokens >= 5) for heard in heards))
+    workers[0].process.kill()
+    await asyncio.gather(*readings)
+    assert [heard.text for heard in heards] == [heard.text for heard in whole]
+    for heard in heards:
+        assert len(json.loads(heard.text)) == 300
+        assert [finished.reason for finished in heard.finishes] == ["stop"]
 
 
 async def test_cut_frees_the_engine_and_is_counted_exactly(

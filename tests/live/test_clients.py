@@ -6,10 +6,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import openai
 import pytest
 from huggingface_hub import AsyncInferenceClient
+from pydantic import BaseModel, Field
 
 from tests.live.installation import API_KEY, MODEL, Installation
 
@@ -108,6 +110,40 @@ def test_demo_model_calls_a_tool_and_reads_its_result(client):
     second = client.chat.completions.create(model=MODEL, messages=messages, tools=[WEATHER_TOOL], temperature=0)
     assert second.choices[0].finish_reason == "stop"
     assert "21" in second.choices[0].message.content
+
+
+class Fact(BaseModel):
+    """What a client that speaks pydantic asks for."""
+
+    title: Literal["short", "long"]
+    year: int = Field(ge=1900, le=2100)
+    tags: list[Literal["a", "b"]] = Field(max_length=2)
+
+
+def test_openai_sdk_parses_an_enforced_answer_whole_and_streamed(client):
+    options = {"model": MODEL, "messages": [{"role": "user", "content": "Tell me a fact."}], "response_format": Fact}
+    whole = client.chat.completions.parse(**options, temperature=1, seed=3)
+    assert whole.choices[0].finish_reason == "stop"
+    assert isinstance(whole.choices[0].message.parsed, Fact)
+    with client.chat.completions.stream(**options, temperature=1, seed=3) as stream:
+        streamed = stream.get_final_completion()
+    assert streamed.choices[0].message.content == whole.choices[0].message.content
+
+
+def test_demo_model_calls_a_tool_that_is_required(client):
+    messages = [{"role": "user", "content": "Hello!"}]
+    options = {"model": MODEL, "messages": messages, "tools": [WEATHER_TOOL], "temperature": 0}
+    answer = client.chat.completions.create(**options, tool_choice="required", parallel_tool_calls=False)
+    [call] = answer.choices[0].message.tool_calls
+    assert answer.choices[0].finish_reason == "tool_calls"
+    assert json.loads(call.function.arguments).keys() == {"city"}
+
+
+def test_an_impossible_schema_is_a_bad_request(client):
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "array", "uniqueItems": True}}}
+    with pytest.raises(openai.BadRequestError, match="uniqueItems") as caught:
+        client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "?"}], response_format=form)
+    assert caught.value.param == "response_format"
 
 
 def test_demo_model_takes_the_name_the_system_prompt_gives_it(client):
