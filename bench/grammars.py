@@ -126,8 +126,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     args = parser.parse_args()
     vocabulary = make_vocabulary()
-    compiler = GrammarCompiler(lambda: vocabulary)
     started_s = time.perf_counter()
+    compiler = GrammarCompiler(vocabulary)
     mask_size = compiler.mask_size
     print(f"vocabulary of {mask_size} tokens read in {time.perf_counter() - started_s:.2f} s")
     part = make_part(Structure("json_schema", json.dumps(SCHEMA)))

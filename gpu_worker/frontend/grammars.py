@@ -4,19 +4,14 @@ llguidance counts its own steps and gives up at a limit, so a grammar either com
 refused; the interpreter lock is released meanwhile. Decision 10 says why this library.
 """
 
-import logging
 import re
 import threading
-import time
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import NamedTuple
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 from gpu_worker.frontend.tokenizer import TextTokenizer
-
-logger = logging.getLogger(__name__)
 
 MAX_GRAMMAR_CHARS = 512 * 1024
 _MAX_KEPT = 64
@@ -49,21 +44,21 @@ def build_vocabulary(
 class GrammarCompiler:
     """Grammars in llguidance's JSON form to matchers. Thread-safe; blocking, so not for an event loop."""
 
-    def __init__(self, read_vocabulary: Callable[[], Vocabulary]) -> None:
-        """The vocabulary is read when the first grammar comes: most models never see one."""
-        self._read_vocabulary = read_vocabulary
-        self._tokenizer: LLTokenizer | None = None
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        """Takes a second for 150,000 tokens and keeps the interpreter lock: to be made before anybody is served."""
+        eos_token_ids = vocabulary.eos_token_ids or None
+        self._tokenizer = LLTokenizer(TokenizerWrapper(_Tokens(vocabulary)), eos_token=eos_token_ids)
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, LLMatcher] = OrderedDict()
 
     @property
     def mask_size(self) -> int:
         """How many tokens the masks of compiled matchers cover."""
-        return int(self._get_tokenizer().vocab_size)
+        return int(self._tokenizer.vocab_size)
 
     def tokenize(self, text: str) -> list[int]:
         """Tokens that write this text, if hardly those that a tokenizer would choose: for a matcher to read."""
-        return list(self._get_tokenizer().greedy_tokenize(text)) if text else []
+        return list(self._tokenizer.greedy_tokenize(text)) if text else []
 
     def compile(self, grammar: str) -> LLMatcher:
         """A fresh matcher that has read nothing. Raises GrammarError."""
@@ -73,7 +68,7 @@ class GrammarCompiler:
                 return matcher.deep_copy()
         if len(grammar) > MAX_GRAMMAR_CHARS:
             raise GrammarError(f"It is too large: {len(grammar)} characters, {MAX_GRAMMAR_CHARS} are possible.")
-        matcher = LLMatcher(self._get_tokenizer(), grammar, limits=_LIMITS, log_level=0)
+        matcher = LLMatcher(self._tokenizer, grammar, limits=_LIMITS, log_level=0)
         if matcher.is_error():
             raise GrammarError(_NOTE.sub("", matcher.get_error()).strip())
         with self._lock:
@@ -81,16 +76,6 @@ class GrammarCompiler:
             if len(self._kept) > _MAX_KEPT:
                 self._kept.popitem(last=False)
             return matcher.deep_copy()
-
-    def _get_tokenizer(self) -> LLTokenizer:
-        with self._lock:
-            if self._tokenizer is None:
-                started_s = time.monotonic()
-                vocabulary = self._read_vocabulary()
-                eos_token_ids = vocabulary.eos_token_ids or None
-                self._tokenizer = LLTokenizer(TokenizerWrapper(_Tokens(vocabulary)), eos_token=eos_token_ids)
-                logger.info("vocabulary ready for grammars in %.2f s", time.monotonic() - started_s)
-            return self._tokenizer
 
 
 class _Tokens:

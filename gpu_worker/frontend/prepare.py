@@ -83,7 +83,7 @@ class Frontend:
         self._structures = StructureBuilder(
             self.template,
             GrammarCompiler(
-                lambda: build_vocabulary(self.tokenizer, limits.vocab_size, limits.eos_token_ids, self._visible_ids)
+                build_vocabulary(self.tokenizer, limits.vocab_size, limits.eos_token_ids, self._visible_ids)
             ),
             drops_first_space=self.tokenizer.drops_first_space,
         )

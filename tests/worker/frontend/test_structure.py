@@ -272,7 +272,7 @@ def test_text_of_any_tokenizer_is_of_the_form(
     tokenizer = all_tokenizers[kind]
     eos = tokenizer.hf.eos_token_id
     vocab_size = len(tokenizer.hf) + 7
-    compiler = GrammarCompiler(lambda: build_vocabulary(tokenizer, vocab_size, frozenset({eos}), frozenset()))
+    compiler = GrammarCompiler(build_vocabulary(tokenizer, vocab_size, frozenset({eos}), frozenset()))
     lead = '" "? ' if tokenizer.drops_first_space else ""
     grammar = LLMatcher.grammar_from_lark(f'%llguidance {{"no_forcing": true}}\nstart: {lead}/{pattern}/')
     for seed in range(10):
@@ -299,7 +299,7 @@ def walk(matcher: LLMatcher, tokenizer: TextTokenizer, eos: int, rng: random.Ran
 
 def test_a_model_without_an_end_token_can_still_be_bound(byte_level: TextTokenizer) -> None:
     vocab_size = -(-len(byte_level.hf) // 32) * 32  # the mask needs one more word for the end that there is not
-    compiler = GrammarCompiler(lambda: build_vocabulary(byte_level, vocab_size, frozenset(), frozenset()))
+    compiler = GrammarCompiler(build_vocabulary(byte_level, vocab_size, frozenset(), frozenset()))
     state = GrammarState(compiler.compile('start: "yes"'), compiler.mask_size, "response_format")
     assert all(map(state.accept, compiler.tokenize("yes")))
     assert state.is_complete
