@@ -36,16 +36,6 @@ SCHEMA = {
     },
     "required": ["title", "tags", "score"],
 }
-MODELS = {
-    "28m": RANDOM_MODELS["28m"],
-    "0.5b": {
-        "hidden_size": 896,
-        "intermediate_size": 4864,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 14,
-        "num_key_value_heads": 2,
-    },
-}
 
 
 class Timing(NamedTuple):
@@ -69,7 +59,9 @@ def make_vocabulary() -> Vocabulary:
 
 
 def make_engine(name: str, batch: int) -> PagedEngine:
-    config = AutoConfig.for_model("qwen2", **MODELS[name] | {"vocab_size": VOCAB_SIZE, "tie_word_embeddings": True})
+    config = AutoConfig.for_model(
+        "qwen2", **RANDOM_MODELS[name] | {"vocab_size": VOCAB_SIZE, "tie_word_embeddings": True}
+    )
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
     settings = WorkerConfig(model=name, max_model_len=256, max_num_seqs=batch, num_blocks=batch * 16, engine="paged")
@@ -121,7 +113,7 @@ class Clock:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--models", nargs="+", default=list(RANDOM_MODELS), choices=list(RANDOM_MODELS))
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=60)
     args = parser.parse_args()

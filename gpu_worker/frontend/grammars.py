@@ -38,7 +38,7 @@ def build_vocabulary(
     """All ids of the model, those that its tokenizer does not have included. Takes about a second for 150,000."""
     hidden = [i for i in range(vocab_size) if tokenizer.is_hidden(i) and i not in visible_ids]
     tokens = list(map(tokenizer.compute_token_bytes, range(vocab_size)))
-    return Vocabulary(tokens, hidden, sorted(eos_token_ids))
+    return Vocabulary(tokens, hidden, sorted(token_id for token_id in eos_token_ids if token_id < vocab_size))
 
 
 class GrammarCompiler:
