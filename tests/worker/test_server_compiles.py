@@ -10,6 +10,7 @@ from tests.worker_process import WorkerProcess, run_worker
 
 COMPILED = "the model runs on a compiled forward pass"
 COMPILE_TIMEOUT_S = 600.0  # on two busy cores
+STOP_TIMEOUT_S = 60.0
 SMALL = {"num_blocks": 64, "max_model_len": 1024, "dtype": "float32"}
 QUESTION = "Write a sentence about rivers."
 
@@ -41,7 +42,7 @@ async def test_answers_stay_the_same_while_a_worker_compiles(tmp_path: Path) -> 
 async def test_a_worker_that_is_stopped_ends_its_compiler(tmp_path: Path) -> None:
     """SIGTERM while the child compiles: the worker does not wait for it."""
     with run_worker(compile="auto", compile_cache=str(tmp_path), **SMALL) as worker:
-        assert await asyncio.to_thread(worker.stop) == 0
+        assert await asyncio.to_thread(worker.stop, STOP_TIMEOUT_S) == 0
         assert COMPILED not in worker.log
 
 
