@@ -222,6 +222,7 @@ FETCH_IMAGES = env_bool("ATRIUM_FETCH_IMAGES", True)
 FETCH_TIMEOUT_S = env_float("ATRIUM_FETCH_TIMEOUT_S", 10.0, minimum=0.1)
 FETCH_HOSTS = env_list("ATRIUM_FETCH_HOSTS")  # only these; empty: any with a public address
 FETCH_PRIVATE_HOSTS = env_list("ATRIUM_FETCH_PRIVATE_HOSTS")  # these although their addresses are private
+MAX_AUDIO_BYTES = env_int("ATRIUM_MAX_AUDIO_BYTES", 25 * 1024 * 1024, minimum=1024)  # of an uploaded recording
 AUTH_CACHE_TTL_S = env_float("ATRIUM_AUTH_CACHE_TTL_S", 10.0, minimum=0)
 # A request whose model is not loaded waits this long for it before it fails with 503.
 LOAD_TIMEOUT_S = env_float("ATRIUM_LOAD_TIMEOUT_S", 600.0, minimum=1)

@@ -8,7 +8,7 @@ import pytest
 
 from apps.core import errors
 from apps.openai_api.parameters import BOOKKEEPING, CHAT_NEUTRAL, COMPLETION_NEUTRAL, EMBEDDING_NEUTRAL, RANKING_NEUTRAL
-from apps.openai_api.schemas import chat, completions, embeddings, generation_config, ranking
+from apps.openai_api.schemas import chat, completions, embeddings, generation_config, ranking, transcriptions
 from apps.openai_api.urls import consumers, urlpatterns
 from project import checks
 
@@ -39,6 +39,7 @@ def find_undocumented(names: object, text: str) -> list[str]:
         ("POST /v1/embeddings", embeddings.HONOURED | EMBEDDING_NEUTRAL.keys()),
         ("POST /v1/rerank", ranking.RERANK_HONOURED),
         ("POST /v1/score", ranking.SCORE_HONOURED | RANKING_NEUTRAL.keys()),
+        ("Honoured by transcriptions", transcriptions.HONOURED | transcriptions.NEUTRAL.keys()),
         ("generation_config", generation_config.MAPPED.keys() | generation_config.NEUTRAL.keys()),
     ],
 )

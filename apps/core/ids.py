@@ -44,6 +44,11 @@ def new_score_id() -> str:
     return new_id("score-")
 
 
+def new_transcription_id() -> str:
+    """Of one transcription or translation of a recording, in the ledger."""
+    return new_id("transcr-")
+
+
 def new_request_id() -> str:
     """Of one HTTP request, where the client sent no usable `x-request-id`."""
     return new_id("req_")

@@ -9,7 +9,7 @@ from apps.core.errors import InvalidRequest, PayloadTooLarge, ServiceError
 from apps.inference import metrics
 from apps.inference.clients.base import LinkLost, ReplicaLink, RequestStream
 from apps.inference.events import Event, Waiting
-from apps.inference.requests import AnyRequest, GenerationRequest, PoolingRequest
+from apps.inference.requests import AnyRequest, GenerationRequest, PoolingRequest, TranscriptionRequest
 from apps.inference.sampling import resolve_sampling
 from apps.registry.directory import ModelSpec
 from apps.usage.entry import Entry
@@ -26,6 +26,8 @@ from gpu_worker.protocol import (
     Sampling,
     Started,
     Submission,
+    TranscriptPiece,
+    TranscriptResume,
     Usage,
     Vectors,
 )
@@ -52,8 +54,9 @@ class Answer:
         self._num_attempts = 0
         self._link: ReplicaLink | None = None
         self._stream: RequestStream | None = None
-        num_choices = request.n if isinstance(request, GenerationRequest) else 0
+        num_choices = request.n if isinstance(request, GenerationRequest) else 1
         self._token_ids: list[list[int]] = [[] for _ in range(num_choices)]
+        self._transcript: TranscriptPiece | None = None  # the last that was passed on
         self._finished: set[int] = set()
         recorder.open(self.entry)
         metrics.IN_FLIGHT.inc()
@@ -93,6 +96,7 @@ class Answer:
         if isinstance(event, Delta):
             self._note_output()
             self._token_ids[event.index] += event.token_ids
+            self._transcript = event.transcript or self._transcript
             self.entry.completion_tokens += len(event.token_ids)
             return event
         if isinstance(event, Vectors):
@@ -137,6 +141,10 @@ class Answer:
         attempt_id = request.id if self._num_attempts == 1 else f"{request.id}/{self._num_attempts}"
         if isinstance(request, PoolingRequest):
             return msgspec.structs.replace(request.message, id=attempt_id, user=f"user-{request.caller.user_id}")
+        if isinstance(request, TranscriptionRequest):
+            return msgspec.structs.replace(
+                request.message, id=attempt_id, user=f"user-{request.caller.user_id}", resume=self._resume_transcript()
+            )
         if self._sampling is None:  # once: whatever the next replica's defaults are, the answer goes on as it began
             self._sampling = resolve_sampling(request, self._model, info)
         return self._make_generate(attempt_id, request, self._sampling)
@@ -164,6 +172,12 @@ class Answer:
             structure=request.structure,
             resume=[ResumeChoice(index, ids) for index, ids in enumerate(self._token_ids) if ids] or None,
         )
+
+    def _resume_transcript(self) -> TranscriptResume | None:
+        last = self._transcript
+        if last is None:
+            return None
+        return TranscriptResume(last.position_frames, last.language, len(self._token_ids[0]))
 
     def _note_output(self) -> None:
         if not self.has_output:

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from apps.accounts.caller import Caller
-from gpu_worker.protocol import Embed, RequestKind, Score, Structure
+from gpu_worker.protocol import Embed, RequestKind, Score, Structure, Transcribe
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,4 +50,15 @@ class PoolingRequest(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool = False
 
 
-AnyRequest = GenerationRequest | PoolingRequest
+class TranscriptionRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A recording to be written down. `message` is what the worker is asked, but for its id and its user."""
+
+    id: str
+    caller: Caller
+    model: str
+    endpoint: str
+    message: Transcribe
+    stream: bool = False
+
+
+AnyRequest = GenerationRequest | PoolingRequest | TranscriptionRequest

@@ -45,7 +45,7 @@ class HttpConsumer(AsyncConsumer):
             if scope["method"] != "POST":
                 raise MethodNotAllowed(f"Use POST, not {scope['method']}.")
             await self.check_access()
-            body = await read_body(scope, receive)
+            body = await self.read(receive)
             await self._respond_until_disconnect(receive, body)
         except ServiceError as error:
             await self._send_failure(error)
@@ -63,13 +63,23 @@ class HttpConsumer(AsyncConsumer):
     async def check_access(self) -> None:
         """Runs before the body is read: who is not let in cannot make the server read 32 MB."""
 
-    async def respond(self, body: bytes) -> None:
+    async def read(self, receive: Receive) -> Any:
+        """The body, in whatever form `respond` takes it. Raises ServiceError."""
+        return await read_body(self.scope, receive)
+
+    async def respond(self, body: Any) -> None:
         """Answer. Raises ServiceError: an HTTP status before the first byte, an error event after it."""
         raise NotImplementedError
 
     async def send_json(self, body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> None:
         """The whole response."""
-        pairs = [JSON_HEADER, (b"content-length", b"%d" % len(body))]
+        await self.send_body(body, JSON_HEADER, status, headers)
+
+    async def send_body(
+        self, body: bytes, content_type: tuple[bytes, bytes], status: int = 200, headers: dict[str, str] | None = None
+    ) -> None:
+        """The whole response, in another format than JSON."""
+        pairs = [content_type, (b"content-length", b"%d" % len(body))]
         pairs += [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
         self._started = True
         await self._send({"type": "http.response.start", "status": status, "headers": pairs})

@@ -10,6 +10,7 @@ from apps.openai_api.schemas.completions import CompletionBody
 from apps.openai_api.schemas.embeddings import EmbeddingBody
 from apps.openai_api.schemas.load import LoadBody
 from apps.openai_api.schemas.ranking import RerankBody, ScoreBody
+from apps.openai_api.schemas.transcriptions import ResponseFormat
 from gpu_worker.protocol import Task
 
 MODEL_SCHEMA: dict[str, Any] = {
@@ -20,7 +21,10 @@ MODEL_SCHEMA: dict[str, Any] = {
         "created": {"type": "integer", "description": "Unix time in seconds"},
         "owned_by": {"type": "string"},
         "context_length": {"type": ["integer", "null"], "description": "Tokens, prompt and answer together"},
-        "input_modalities": {"type": ["array", "null"], "items": {"type": "string", "enum": ["text", "image"]}},
+        "input_modalities": {
+            "type": ["array", "null"],
+            "items": {"type": "string", "enum": ["text", "image", "audio"]},
+        },
         "task": {"type": ["string", "null"], "enum": [*get_args(Task), None], "description": "Null: not known yet"},
     },
 }
@@ -53,7 +57,26 @@ _OPERATIONS: dict[str, tuple[type[msgspec.Struct], str, str]] = {
     "/v1/score": (ScoreBody, "score", "How well each second text answers its first."),
     "/load_model": (LoadBody, "load_model", "Have a model loaded; its progress as server-sent events."),
 }
-_STREAMED = ("create_chat_completion", "create_completion", "load_model")
+_STREAMED = ("create_chat_completion", "create_completion", "create_transcription", "load_model")
+_TEXT = {"type": "string"}
+_TRANSLATION_FORM: dict[str, Any] = {
+    "file": {"type": "string", "format": "binary", "description": "flac, mp3, mp4, m4a, ogg, wav or webm"},
+    "model": _TEXT,
+    "prompt": _TEXT,
+    "response_format": {"type": "string", "enum": list(get_args(ResponseFormat)), "default": "json"},
+    "seed": {"type": "integer"},
+    "temperature": {"type": "number", "minimum": 0, "maximum": 1, "default": 0},
+}
+_TRANSCRIPTION_FORM: dict[str, Any] = {
+    **_TRANSLATION_FORM,
+    "language": {"type": "string", "description": "ISO 639-1, or the English name"},
+    "stream": {"type": "boolean", "default": False},
+    "timestamp_granularities[]": {"type": "array", "items": {"type": "string", "enum": ["segment", "word"]}},
+}
+_FORMS = {
+    "/v1/audio/transcriptions": (_TRANSCRIPTION_FORM, "create_transcription", "What is said in a recording."),
+    "/v1/audio/translations": (_TRANSLATION_FORM, "create_translation", "What is said in a recording, in English."),
+}
 _REF = "#/components/schemas/{name}"
 
 
@@ -76,6 +99,11 @@ def add_generating_endpoints(result: dict[str, Any], **_: Any) -> dict[str, Any]
     schemas.update(components, Error=ERROR_SCHEMA)
     for (path, (_body, operation_id, summary)), reference in zip(_OPERATIONS.items(), references, strict=True):
         result["paths"][path] = {"post": _make_operation(operation_id, summary, reference)}
+    for path, (fields, operation_id, summary) in _FORMS.items():
+        operation = _make_operation(operation_id, summary, {})
+        form = {"type": "object", "required": ["file"], "properties": fields}
+        operation["requestBody"]["content"] = {"multipart/form-data": {"schema": form}}
+        result["paths"][path] = {"post": operation}
     return result
 
 

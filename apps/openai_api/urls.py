@@ -7,6 +7,7 @@ from django.urls import URLPattern, path, re_path
 from drf_spectacular.views import SpectacularJSONAPIView
 
 from apps.core.middleware import ASGIApp
+from apps.openai_api.audio_consumers import TranscriptionsConsumer, TranslationsConsumer
 from apps.openai_api.consumers import ChatCompletionsConsumer, CompletionsConsumer, LoadModelConsumer
 from apps.openai_api.pooling_consumers import EmbeddingsConsumer, RerankConsumer, ScoreConsumer
 from apps.openai_api.views import ModelListView, ModelView, health, ready, unknown_path
@@ -16,6 +17,8 @@ _completions: ASGIApp = CompletionsConsumer.as_asgi()
 _embeddings: ASGIApp = EmbeddingsConsumer.as_asgi()
 _rerank: ASGIApp = RerankConsumer.as_asgi()
 _score: ASGIApp = ScoreConsumer.as_asgi()
+_transcriptions: ASGIApp = TranscriptionsConsumer.as_asgi()
+_translations: ASGIApp = TranslationsConsumer.as_asgi()
 _load_model: ASGIApp = LoadModelConsumer.as_asgi()
 
 consumers: dict[str, ASGIApp] = {
@@ -30,6 +33,10 @@ consumers: dict[str, ASGIApp] = {
     "rerank": _rerank,
     "v2/rerank": _rerank,  # Cohere's own
     "score": _score,
+    "v1/audio/transcriptions": _transcriptions,
+    "v1/audio/translations": _translations,
+    "audio/transcriptions": _transcriptions,
+    "audio/translations": _translations,
     "load_model": _load_model,
     "v1/load_model": _load_model,
 }

@@ -46,7 +46,7 @@ class ModelSpec:
     reasoning: ReasoningSetting
     max_model_len: int | None
     context_length: int | None  # what its latest replica had, where the settings name none; None: never loaded
-    input_modalities: tuple[str, ...] | None  # "text", "image"; None: never loaded
+    input_modalities: tuple[str, ...] | None  # "text", "image", "audio"; None: never loaded
     task: str | None  # of `ModelInfo`, as its latest replica said; None: never loaded
     max_num_seqs: int
     min_replicas: int
@@ -198,12 +198,20 @@ def _describe_model(model: HostedModel, info: dict[str, Any]) -> ModelSpec:
         reasoning=cast(ReasoningSetting, model.reasoning),
         max_model_len=model.max_model_len,
         context_length=model.max_model_len or info.get("max_model_len"),
-        input_modalities=("text", "image") if info.get("supports_images") else (("text",) if info else None),
+        input_modalities=_find_modalities(info),
         task=info.get("task", DEFAULT_TASK) if info else None,  # a worker leaves defaults out
         max_num_seqs=model.max_num_seqs,
         min_replicas=model.min_replicas,
         max_replicas=model.max_replicas,
     )
+
+
+def _find_modalities(info: dict[str, Any]) -> tuple[str, ...] | None:
+    if not info:
+        return None
+    if info.get("task") == "transcribe":
+        return ("audio",)
+    return ("text", "image") if info.get("supports_images") else ("text",)
 
 
 def _describe_replica(replica: Replica) -> ReplicaAddress:

@@ -40,6 +40,10 @@ class WaitingQueue:
         """A preempted request: first of its user's again."""
         self._queue_of(request).appendleft(request)
 
+    def push_back(self, request: Request) -> None:
+        """A request that has had its turn and wants another: last of its user's again."""
+        self._queue_of(request).append(request)
+
     def peek(self) -> Request | None:
         """The request to admit next, if any waits."""
         if not self._queues:

@@ -62,11 +62,22 @@ from gpu_worker.protocol.requests import (
     Submission,
     ToWorker,
 )
+from gpu_worker.protocol.transcription import (
+    AudioChunk,
+    Transcribe,
+    TranscriptionTask,
+    TranscriptPiece,
+    TranscriptResume,
+    TranscriptSegment,
+    TranscriptWord,
+    split_audio,
+)
 
 __all__ = [
     "MAX_FRAME_BYTES",
     "PROTOCOL_VERSION",
     "Abort",
+    "AudioChunk",
     "Delta",
     "Embed",
     "Failed",
@@ -100,6 +111,12 @@ __all__ = [
     "ToolCallDelta",
     "ToolCallFormat",
     "TopLogprob",
+    "Transcribe",
+    "TranscriptPiece",
+    "TranscriptResume",
+    "TranscriptSegment",
+    "TranscriptWord",
+    "TranscriptionTask",
     "Usage",
     "Vectors",
     "WorkerConfig",
@@ -110,5 +127,6 @@ __all__ = [
     "encode_to_worker",
     "join_to_worker",
     "read_worker_config",
+    "split_audio",
     "write_worker_config",
 ]

@@ -4,6 +4,8 @@ from typing import Literal
 
 import msgspec
 
+from gpu_worker.protocol.transcription import TranscriptPiece
+
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "abort"]
 FailureCode = Literal[
     "invalid_request",  # the request can never succeed; `param` names the field
@@ -90,6 +92,7 @@ class Delta(msgspec.Struct, frozen=True, omit_defaults=True, tag="delta"):
     tool_calls: list[ToolCallDelta] | None = None
     token_ids: list[int] = []
     logprobs: list[TokenLogprob] | None = None
+    transcript: TranscriptPiece | None = None  # ends every window of a `Transcribe`
 
 
 class Vectors(msgspec.Struct, frozen=True, omit_defaults=True, tag="vectors"):
@@ -128,7 +131,7 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a loaded model can do, said once by the worker that holds it."""
 
     architecture: str
-    engine: Literal["paged", "fallback", "pooling"]
+    engine: Literal["paged", "fallback", "pooling", "transcription"]
     dtype: str
     device: str
     max_model_len: int  # tokens, prompt and answer together

@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from gpu_worker.protocol.transcription import AudioChunk, Transcribe
+
 RequestKind = Literal["chat", "completion"]
 StructureKind = Literal["json_object", "json_schema", "regex", "choice", "grammar"]
 InputKind = Literal["query", "document"]
@@ -127,5 +129,5 @@ class Ping(msgspec.Struct, frozen=True, tag="ping"):
     nonce: int
 
 
-Submission = Generate | Embed | Score  # what starts a request
-ToWorker = Submission | Abort | Ping
+Submission = Generate | Embed | Score | Transcribe  # what starts a request
+ToWorker = Submission | AudioChunk | Abort | Ping

@@ -82,6 +82,7 @@ class ActiveRequest:
     num_prompt_tokens: int = 0
     choices: list[Any] = field(default_factory=list)  # of `Choice`, or what another kind has in its place
     queue_position: int | None = None  # as last told
+    held_bytes: int = 0  # of a recording: its file, then its samples
 
     def begin(self, message: Any, prepared: Any) -> list[FromWorker]:
         """Make the engine's requests, one for each choice. Returns what is to be said before any of them runs.

@@ -9,10 +9,11 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 
+import msgspec
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
-from gpu_worker.protocol import FromWorker, ProtocolError, encode_from_worker
+from gpu_worker.protocol import AudioChunk, FromWorker, ProtocolError, Transcribe, encode_from_worker
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,19 @@ class Connection:
         self._has_backlog = asyncio.Event()
         self._is_sent = asyncio.Event()
         self._is_cut = False
+        self._uploads: dict[str, list[bytes]] = {}
+
+    def take_chunk(self, chunk: AudioChunk) -> None:
+        """Keep a piece of a recording until its request comes."""
+        self._uploads.setdefault(chunk.id, []).append(chunk.data)
+
+    def complete(self, message: Transcribe) -> Transcribe:
+        """The request with the whole of its recording."""
+        return msgspec.structs.replace(message, audio=b"".join([*self._uploads.pop(message.id, ()), message.audio]))
+
+    def forget_upload(self, request_id: str) -> None:
+        """No request will come for these pieces."""
+        self._uploads.pop(request_id, None)
 
     def post(self, events: Sequence[FromWorker]) -> None:
         """Queue one frame. Silently does nothing once the connection has ended: its reader knows."""

@@ -60,6 +60,10 @@ def load_served_model(config: WorkerConfig, on_progress: OnProgress) -> ServedMo
         from gpu_worker.tasks.pooling.load import load_pooling
 
         return ServedModel(*load_pooling(config, folder, task, on_progress))
+    if task == "transcribe":
+        from gpu_worker.tasks.transcription.load import load_transcription
+
+        return ServedModel(*load_transcription(config, folder, on_progress))
     return _load_generating(config, folder, on_progress)
 
 

@@ -19,11 +19,13 @@ from gpu_worker.engine.core import EngineLoop
 from gpu_worker.protocol import (
     MAX_FRAME_BYTES,
     Abort,
+    AudioChunk,
     FromWorker,
     Loading,
     Ping,
     ProtocolError,
     Ready,
+    Transcribe,
     WorkerConfig,
     decode_to_worker,
 )
@@ -190,7 +192,12 @@ class WorkerProcess:
             raise ProtocolError("frames must be binary")
         for message in decode_to_worker(frame):
             match message:
+                case AudioChunk():
+                    connection.take_chunk(message)
+                case Transcribe():
+                    self._table.start(connection, connection.complete(message))
                 case Abort(id=request_id):
+                    connection.forget_upload(request_id)
                     self._table.abort(connection, request_id)
                 case Ping(nonce=nonce):
                     connection.post([self._status.to_pong(nonce)])

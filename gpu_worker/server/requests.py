@@ -17,7 +17,7 @@ from gpu_worker.protocol import FailureCode, FromWorker, Progress, Submission, T
 from gpu_worker.server.active import ActiveRequest
 from gpu_worker.server.connection import Connection
 from gpu_worker.server.status import WorkerStatus
-from gpu_worker.server.submissions import Frontend, check_task, count_choices, make_active
+from gpu_worker.server.submissions import Frontend, check_task, make_active
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +26,9 @@ _NUM_PREPARE_THREADS = 2
 # Decoding pictures takes long, and is not to hold up texts.
 _NUM_MEDIA_THREADS = 1
 _PROGRESS_INTERVAL_S = 1.0
+# Of recordings that wait: a gigabyte is more than four hours of samples.
+MAX_HELD_BYTES = 1024 * 1024 * 1024
+_OVERLOADED = "The model is overloaded. Please try again later."
 
 
 class Serving(NamedTuple):
@@ -73,13 +76,13 @@ class RequestTable:
         if message.id in self._active:
             self._refuse(connection, message, "invalid_request", "A request with this id is running already.")
             return
-        num_choices = count_choices(message)
-        if self._num_choices + num_choices > self._max_choices:
-            self._refuse(connection, message, "overloaded", "The model is overloaded. Please try again later.")
-            return
         active = make_active(message, connection)
         self._active[message.id] = active
-        self._num_choices += num_choices
+        if self._num_choices + active.num_choices > self._max_choices or self._holds_too_much(active):
+            del self._active[message.id]
+            self._refuse(connection, message, "overloaded", _OVERLOADED)
+            return
+        self._num_choices += active.num_choices
         self._is_idle.clear()
         self._status.idle_since_s = None
         task = asyncio.create_task(self._prepare(active, message, serving))
@@ -179,7 +182,11 @@ class RequestTable:
             self._fail(active, "internal", "The request could not be prepared.")
 
     def _submit(self, active: ActiveRequest, message: Submission, prepared: Any, serving: Serving) -> None:
-        active.connection.post(active.begin(message, prepared))
+        events = active.begin(message, prepared)
+        if self._holds_too_much(active):  # samples are larger than their file
+            self._fail(active, "overloaded", _OVERLOADED)
+            return
+        active.connection.post(events)
         if active.is_closed:
             self._close(active)
             return
@@ -187,6 +194,12 @@ class RequestTable:
             if not choice.is_finished:
                 self._choices[choice.request] = (active, choice)
                 serving.engine_loop.submit(choice.request)
+
+    def _holds_too_much(self, newest: ActiveRequest) -> bool:
+        """Whether this recording is one too many."""
+        if not newest.held_bytes:
+            return False
+        return sum(active.held_bytes for active in self._active.values()) > MAX_HELD_BYTES
 
     def _refuse(self, connection: Connection, message: Submission, code: FailureCode, text: str) -> None:
         logger.info("request %s refused: %s", message.id, code)

@@ -4,12 +4,13 @@ from typing import Any, Protocol
 
 from gpu_worker.frontend.errors import unsupported
 from gpu_worker.frontend.sampling import MAX_CHOICES
-from gpu_worker.protocol import Embed, Generate, Score, Submission, Task
+from gpu_worker.protocol import Embed, Generate, Score, Submission, Task, Transcribe
 from gpu_worker.server.active import ActiveRequest
 from gpu_worker.server.active_pooling import ActivePooling
+from gpu_worker.server.active_transcription import ActiveTranscription
 from gpu_worker.server.connection import Connection
 
-_TASKS: dict[type[Submission], Task] = {Generate: "generate", Embed: "embed", Score: "score"}
+_TASKS: dict[type[Submission], Task] = {Generate: "generate", Embed: "embed", Score: "score", Transcribe: "transcribe"}
 _WORDS: dict[Task, str] = {
     "generate": "chat and text completions",
     "embed": "embeddings",
@@ -27,6 +28,8 @@ class Frontend(Protocol):
 
 def make_active(message: Submission, connection: Connection) -> ActiveRequest:
     """The request's state from here to its last event."""
+    if isinstance(message, Transcribe):
+        return ActiveTranscription(message.id, connection, 1, held_bytes=len(message.audio))
     kind = ActiveRequest if isinstance(message, Generate) else ActivePooling
     return kind(message.id, connection, count_choices(message))
 

@@ -17,6 +17,8 @@ def detect_task(folder: Path) -> Task:
         kind = _read(folder / "config_sentence_transformers.json").get("model_type")
         return "score" if kind == "CrossEncoder" else "embed"
     architecture = str((_read(folder / "config.json").get("architectures") or [""])[0])
+    if architecture == "WhisperForConditionalGeneration":
+        return "transcribe"
     if architecture.endswith("ForSequenceClassification"):
         return "score"
     if architecture.endswith(_EMBEDDERS) and not architecture.endswith(_GENERATORS):

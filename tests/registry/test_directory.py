@@ -59,6 +59,9 @@ async def test_what_a_model_reads_is_what_its_last_replica_said():
     assert (await directory.get_model("seeing", caller_of(1))).input_modalities == ("text",)
     await sync_to_async(make_replica)(model, info=info | {"supports_images": True}, ready_at=now)
     assert (await directory.get_model("seeing", caller_of(1))).input_modalities == ("text", "image")
+    later = now + timedelta(seconds=1)
+    await sync_to_async(make_replica)(model, info=info | {"task": "transcribe"}, ready_at=later)
+    assert (await directory.get_model("seeing", caller_of(1))).input_modalities == ("audio",)
 
 
 @pytest.mark.parametrize(("said", "task"), [({}, "generate"), ({"task": "embed"}, "embed")], ids=["default", "embed"])

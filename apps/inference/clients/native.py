@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import TypeGuard
 
@@ -12,6 +11,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from apps.inference.clients.base import LinkLost, OnAborted, RequestStream, SlowConsumer, StreamEvent
+from apps.inference.clients.outbox import Outbox
 from gpu_worker.protocol import (
     MAX_FRAME_BYTES,
     Abort,
@@ -28,18 +28,14 @@ from gpu_worker.protocol import (
     Ready,
     Started,
     Submission,
-    ToWorker,
     Vectors,
     decode_from_worker,
-    encode_message,
-    join_to_worker,
 )
 
 PING_INTERVAL_S = 1.0
 DEAD_AFTER_S = 5.0  # without a frame, though pinged
 CONNECT_TIMEOUT_S = 5.0
 RECONNECT_DELAYS_S = (0.05, 0.1, 0.25, 0.5)  # then again and again the last one
-MAX_BATCH_BYTES = 256 * 1024  # of messages that share a frame: a Ping must not wait behind many large ones
 GIVE_UP_AFTER_S = 30.0  # without a connection: the pool makes a new link when the replica is still wanted
 
 _OfRequest = (Delta, Finished, Started, Progress, Vectors, Failed)  # the most frequent first
@@ -66,8 +62,7 @@ class NativeLink:
         self._heard_at_s = 0.0
         self._streams: dict[str, RequestStream] = {}
         self._aborting: dict[str, tuple[OnAborted, float]] = {}  # with the time to stop waiting for the worker
-        self._outbox: deque[bytes] = deque()
-        self._outbox_filled = asyncio.Event()
+        self._outbox = Outbox()
         self._task = asyncio.create_task(self._run(), name=f"replica-link-{replica_id}")
 
     @property
@@ -86,7 +81,7 @@ class NativeLink:
         if self.info is None:
             stream.fail(LinkLost())
             return stream
-        self._send(message)
+        self._outbox.put(message)
         self._streams[message.id] = stream
         return stream
 
@@ -98,7 +93,9 @@ class NativeLink:
         self._aborting[stream.id] = (on_aborted, time.monotonic() + DEAD_AFTER_S)
         if stream.error is None:  # else the link itself has aborted it
             stream.fail(LinkLost())
-            self._send(Abort(stream.id))
+            if self._outbox.withdraw(stream.id):
+                self._expire_abort(stream.id)
+            self._outbox.put(Abort(stream.id))
 
     def hang_up(self) -> None:
         """End the link soon, without waiting for it."""
@@ -165,15 +162,14 @@ class NativeLink:
 
     async def _write(self, connection: ClientConnection) -> None:
         with contextlib.suppress(ConnectionClosed):  # the reader learns of it too
-            while await self._outbox_filled.wait():
-                self._outbox_filled.clear()
-                while self._outbox:
-                    await connection.send(self._take_frame())
+            while True:
+                await self._outbox.wait()
+                await connection.send(self._outbox.take_frame())
 
     async def _ping(self, connection: ClientConnection) -> None:
         nonce = 0
         while time.monotonic() - self._heard_at_s < DEAD_AFTER_S:
-            self._send(Ping(nonce))
+            self._outbox.put(Ping(nonce))
             nonce += 1
             await asyncio.sleep(PING_INTERVAL_S)
             self._expire_aborts()
@@ -182,23 +178,14 @@ class NativeLink:
 
     def _expire_aborts(self) -> None:
         now_s = time.monotonic()
-        for request_id, (on_aborted, until_s) in list(self._aborting.items()):
+        for request_id, (_, until_s) in list(self._aborting.items()):
             if now_s > until_s:
-                del self._aborting[request_id], self._streams[request_id]
-                on_aborted(None)
+                self._expire_abort(request_id)
 
-    def _send(self, message: ToWorker) -> None:
-        self._outbox.append(encode_message(message))
-        self._outbox_filled.set()
-
-    def _take_frame(self) -> bytes:
-        """As much of what waits to be sent as one frame should hold: at least one message."""
-        messages = [self._outbox.popleft()]
-        size = len(messages[0])
-        while self._outbox and size + len(self._outbox[0]) <= MAX_BATCH_BYTES:
-            messages.append(self._outbox.popleft())
-            size += len(messages[-1])
-        return join_to_worker(messages)
+    def _expire_abort(self, request_id: str) -> None:
+        on_aborted, _ = self._aborting.pop(request_id)
+        del self._streams[request_id]
+        on_aborted(None)
 
     def _lose_everything(self) -> None:
         self.info = None
@@ -228,7 +215,7 @@ class NativeLink:
                 self._end(stream, event)
             if stream.error is None and not stream.push(event):
                 stream.fail(SlowConsumer())
-                self._send(Abort(stream.id))
+                self._outbox.put(Abort(stream.id))
 
     def _end(self, stream: RequestStream, event: Finished | Failed) -> None:
         del self._streams[stream.id]
