@@ -40,7 +40,7 @@ from tests.scripted_engine import Answer, ScriptedEngine
 
 __all__ = ["Answer", "ScriptedWorker"]
 
-WAIT_S = 10.0  # how long a test waits for something to happen before it fails
+WAIT_S = 30.0  # how long a test waits for something to happen before it fails
 MODEL_INFO = ModelInfo(
     architecture="ScriptedForCausalLM",
     engine="paged",

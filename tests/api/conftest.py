@@ -23,7 +23,7 @@ from tests.scripted_fixtures import scripted_model, worker
 __all__ = ["scripted_model", "worker"]  # fixtures
 
 START_TIMEOUT_S = 20.0
-SETTLE_TIMEOUT_S = 10.0
+SETTLE_TIMEOUT_S = 30.0
 
 
 def wait_for_settled_rows(num_rows: int) -> list[UsageRecord]:

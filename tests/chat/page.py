@@ -9,7 +9,7 @@ from django.test import Client
 from apps.accounts.models import User
 from project.asgi import application
 
-WAIT_S = 10.0
+WAIT_S = 30.0
 
 
 def log_in(user: User | None) -> str:

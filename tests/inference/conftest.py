@@ -69,7 +69,7 @@ class Heard:
 
     async def until(self, condition: Callable[["Heard"], bool]) -> None:
         """Until what was heard so far fulfils the condition."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not condition(self):
                 self._news.clear()
                 await self._news.wait()
@@ -113,7 +113,7 @@ async def read(request: GenerationRequest, heard: Heard | None = None) -> Heard:
 
 async def read_usage(request_id: str = "req-1") -> UsageRecord:
     """The request's row, once it is settled: after a cut that is when the worker has said its counts."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             assert await asyncio.to_thread(recorder.flush)
             row = await UsageRecord.objects.aget(pk=request_id)

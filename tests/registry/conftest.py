@@ -70,7 +70,7 @@ class Machine:
         draft.write_text(json.dumps(health))
         os.replace(draft, launcher.get_folder(self.id) / "health.json")
 
-    def step_until(self, state: ReplicaState, timeout_s: float = 15) -> Replica:
+    def step_until(self, state: ReplicaState, timeout_s: float = 30) -> Replica:
         """Look again and again until the row shows this state."""
         return wait_until(lambda: (row := self.step()).state == state and row, timeout_s, f"the replica is {state}")
 
