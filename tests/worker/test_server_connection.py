@@ -90,7 +90,7 @@ async def test_deaf_peer_does_not_delay_another() -> None:
                 start_s = time.monotonic()
                 healthy.post([Pong(nonce=nonce)])
                 assert decode_from_worker(await socket.recv()) == [Pong(nonce=nonce)]
-                assert time.monotonic() - start_s < 5.0
+                assert time.monotonic() - start_s < 0.5
 
 
 async def test_frames_arrive_in_order_and_whole() -> None:

@@ -134,7 +134,7 @@ async def test_death_of_the_worker_is_seen_at_once() -> None:
             os.kill(worker.process.pid, signal.SIGKILL)
             start_s = time.monotonic()
             await link.socket.wait_closed()
-            assert time.monotonic() - start_s < 5.0
+            assert time.monotonic() - start_s < 0.5
         with pytest.raises(OSError):  # noqa: PT011
             await asyncio.to_thread(worker.get_health)
 

@@ -21,7 +21,8 @@ from tests.worker.conftest import NUM_BLOCKS
 from tests.worker.link import Link, chat, open_link
 from tests.worker_process import WorkerProcess
 
-AT_ONCE_S = 2.0  # a few milliseconds, but for what else the machine does
+FREED_WITHIN_S = 0.1
+ROUNDS = 5  # the best of them counts: what else the machine does only makes it slower
 
 LONG = "Tell me a long story."
 
@@ -49,22 +50,30 @@ async def test_overload_is_refused_and_waiting_is_reported(link: Link) -> None:
         await link.wait_for(request.id, Finished)
 
 
-async def test_abort_frees_blocks_at_once(link: Link) -> None:
+async def test_abort_frees_blocks_within_100_ms(link: Link) -> None:
     free = (await link.ping()).free_blocks
-    for i in range(4):
-        await link.send(long_request(f"b{i}"))
-        await link.wait_for(f"b{i}", Delta)
+    assert min([await time_abort(link, free, f"b{i}") for i in range(ROUNDS)]) < FREED_WITHIN_S
+
+
+async def time_abort(link: Link, free: int, name: str) -> float:
+    """Seconds from the abort of four running requests until all their blocks are free."""
+    ids = [f"{name}-{i}" for i in range(4)]
+    for request_id in ids:
+        await link.send(long_request(request_id))
+        await link.wait_for(request_id, Delta)
     assert (await link.ping(2)).free_blocks < free
     start_s = time.monotonic()
-    for i in range(4):
-        await link.abort(f"b{i}")
+    for request_id in ids:
+        await link.abort(request_id)
     while (pong := await link.ping(3)).free_blocks < free:
-        assert time.monotonic() - start_s < AT_ONCE_S, pong
+        pass
+    took_s = time.monotonic() - start_s
     assert pong.num_running == 0
-    for i in range(4):
-        finished = await link.wait_for(f"b{i}", Finished)
+    for request_id in ids:
+        finished = await link.wait_for(request_id, Finished)
         assert finished.reason == "abort"
         assert finished.usage.completion_tokens > 0
+    return took_s
 
 
 async def test_abort_of_unknown_or_foreign_requests_does_nothing(worker: WorkerProcess, link: Link) -> None:
@@ -80,8 +89,18 @@ async def test_abort_of_unknown_or_foreign_requests_does_nothing(worker: WorkerP
 
 async def test_lost_connection_frees_its_blocks_only(worker: WorkerProcess, link: Link) -> None:
     free = (await link.ping()).free_blocks
-    await link.send(long_request("stays", max_tokens=300))
-    await link.wait_for("stays", Delta)
+    took_s = []
+    for i in range(ROUNDS):
+        await link.send(long_request(f"stays{i}", max_tokens=300))
+        await link.wait_for(f"stays{i}", Delta)
+        took_s.append(await time_loss(worker, link))
+        assert (await link.wait_for(f"stays{i}", Finished)).reason == "length"
+        assert (await link.ping(4)).free_blocks == free
+    assert min(took_s) < FREED_WITHIN_S
+
+
+async def time_loss(worker: WorkerProcess, link: Link) -> float:
+    """Seconds from the loss of a connection with three running requests until only another's one runs."""
     async with open_link(worker) as other:
         for i in range(3):
             await other.send(long_request(f"gone{i}"))
@@ -90,9 +109,8 @@ async def test_lost_connection_frees_its_blocks_only(worker: WorkerProcess, link
         other.socket.transport.abort()
         start_s = time.monotonic()
     while (await link.ping(3)).num_running > 1:
-        assert time.monotonic() - start_s < AT_ONCE_S
-    assert (await link.wait_for("stays", Finished)).reason == "length"
-    assert (await link.ping(4)).free_blocks == free
+        pass
+    return time.monotonic() - start_s
 
 
 async def test_same_id_twice_is_refused_across_connections(worker: WorkerProcess, link: Link) -> None:
