@@ -23,7 +23,8 @@ from pathlib import Path
 
 import psutil
 
-from bench.engine import build_random_model, wait_policy
+from bench.engine import build_random_model
+from bench.peers import WORKER_OPTIONS
 from bench.worker_link import Answer, WorkerLink, open_link
 from tests.worker_process import run_worker
 
@@ -108,8 +109,7 @@ async def bench_share(link: WorkerLink, rng: random.Random, seconds: float) -> l
 
 async def run(model: Path, seconds: float) -> None:
     rng = random.Random(0)
-    options = {"num_threads": None, "kv_cache_bytes": None, "omp_wait_policy": wait_policy(), "max_num_seqs": 32}
-    with run_worker(model, **options) as worker:
+    with run_worker(model, **WORKER_OPTIONS, compile="on", max_num_seqs=32) as worker:
         async with open_link(worker) as link:
             await link.ask(make_prompt(rng, PROMPT_TOKENS), 8)
             print("| what | ratio | aim |\n|---|---|---|")

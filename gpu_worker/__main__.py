@@ -18,6 +18,8 @@ EXIT_BAD_CONFIGURATION = 2
 # Every operator of torch gives up the GIL; beside a thread that renders a long prompt, the engine would wait this long
 # to get it back, hundreds of times a step.
 _SWITCH_INTERVAL_S = 0.0005
+# Rounds of libgomp's waiting loop, about 50 ns each: the gaps within a step are shorter, those between steps longer.
+_BRIEF_SPIN_COUNT = "2000"
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -79,9 +81,11 @@ def _prepare_environment(config: WorkerConfig) -> None:
     level = config.log_level.upper()
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     logging.getLogger("websockets").setLevel(max(logging.WARNING, logging.getLogger().level))
-    # libgomp reads this once, when torch loads it
+    # libgomp reads these once, when torch loads it
     if config.omp_wait_policy is not None:
-        os.environ["OMP_WAIT_POLICY"] = config.omp_wait_policy
+        os.environ["OMP_WAIT_POLICY"] = "active" if config.omp_wait_policy == "active" else "passive"
+        if config.omp_wait_policy == "brief":
+            os.environ["GOMP_SPINCOUNT"] = _BRIEF_SPIN_COUNT
     # prompts are tokenized one at a time: a thread pool for each would only take cores from the engine
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     sys.setswitchinterval(_SWITCH_INTERVAL_S)

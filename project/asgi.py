@@ -39,6 +39,7 @@ async def lifespan(scope: Scope, receive: Receive, send: Send) -> None:
         message = await receive()
         if message["type"] == "lifespan.startup":
             gc.collect()
+            gc.set_threshold(20_000, 20, 50)  # the default looks at young objects a few times a request
             gc.freeze()  # what is loaded now stays: the collector need not look at it with every few requests
             await send({"type": "lifespan.startup.complete"})
         elif message["type"] == "lifespan.shutdown":

@@ -132,7 +132,7 @@ NODE_ADDRESS = env_str("ATRIUM_NODE_ADDRESS", "127.0.0.1")  # where web processe
 NODE_BIND_HOST = env_str("ATRIUM_NODE_BIND_HOST", NODE_ADDRESS)  # what the replicas' sockets are bound to
 WORKER_COMMAND = [sys.executable, "-m", "gpu_worker"]
 # passive: idle threads sleep, for cores that web and workers share; active: they spin, for cores of their own.
-WORKER_OMP_WAIT_POLICY = env_choice("ATRIUM_WORKER_OMP_WAIT_POLICY", "passive", ("passive", "active"))
+WORKER_OMP_WAIT_POLICY = env_choice("ATRIUM_WORKER_OMP_WAIT_POLICY", "brief", ("brief", "passive", "active"))
 WORKER_NUM_THREADS = env_int("ATRIUM_WORKER_NUM_THREADS", 0, minimum=0)  # 0: torch's own choice
 # Compiled steps on CPUs: auto makes them in the background where that is possible, on insists, off never does.
 WORKER_COMPILE = env_choice("ATRIUM_WORKER_COMPILE", "auto", ("auto", "on", "off"))

@@ -166,5 +166,4 @@ def get_folder(replica_id: str) -> Path:
 
 def _make_environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_PRIVATE_PREFIXES)}
-    # Spinning OpenMP threads take the cores that web and worker share: docs/settings.md has the figures.
-    return kept | {"OMP_WAIT_POLICY": settings.WORKER_OMP_WAIT_POLICY, "PYTHONUNBUFFERED": "1"}
+    return kept | {"PYTHONUNBUFFERED": "1"}

@@ -64,7 +64,9 @@ class WorkerConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkno
     compile_cache: str | None = None  # folder for what was compiled; None: atrium/compiled in the user's cache folder
     # Process
     num_threads: int | None = None  # None: torch's own choice
-    omp_wait_policy: Literal["passive", "active"] | None = None
+    # How a thread waits for the others within a step: brief spins for about 0.1 ms, then sleeps; passive sleeps at
+    # once; active spins on. None: as the environment says
+    omp_wait_policy: Literal["brief", "passive", "active"] | None = None
     log_level: str = "info"
     drain_grace_s: float = 30.0  # after SIGTERM, running requests may take this long to finish
     # Reading answers. None: as the chat template or the tokenizer says
