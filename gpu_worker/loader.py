@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -33,8 +34,10 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from gpu_worker.load_error import LoadError
 from gpu_worker.processor import ProcessorError, load_processor, takes_pictures
-from gpu_worker.protocol import WorkerConfig
+from gpu_worker.protocol import WorkerConfig, find_commit
+from gpu_worker.remote_code import check_parts, make_unapproved_error, pin_code
 
 logger = logging.getLogger(__name__)
 
@@ -48,10 +51,6 @@ _CONFIG_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.py", "*_Dense/pytor
 _DTYPES = {"auto": "auto", "bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 # How far the bar is when a stage begins: downloading, then reading weights.
 _DOWNLOADED, _READ = 0.6, 0.95
-
-
-class LoadError(Exception):
-    """The model cannot be loaded; the message is a sentence for the operator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +84,7 @@ def load_model(config: WorkerConfig, on_progress: OnProgress, folder: Path | Non
         architecture=type(model).__name__,
         dtype=str(model.dtype).removeprefix("torch."),
         device=str(model.device),
-        revision=folder.name if folder.parent.name == "snapshots" else "",
+        revision=find_commit(folder),
         vocab_size=model.config.get_text_config().vocab_size,
         eos_token_ids=_find_eos(generation, model.config, tokenizer),
         generation_defaults=_find_defaults(generation),
@@ -94,9 +93,9 @@ def load_model(config: WorkerConfig, on_progress: OnProgress, folder: Path | Non
 
 
 def find_folder(config: WorkerConfig, on_progress: OnProgress) -> Path:
-    """The model's files on this machine, downloaded if need be. Raises LoadError."""
+    """The model's files on this machine, downloaded if need be, its own code checked. Raises LoadError."""
     on_progress(0.0, "resolving")
-    folder = _find_folder(config, on_progress)
+    folder = pin_code(_find_folder(config, on_progress), config)
     on_progress(_DOWNLOADED, "reading weights")
     return folder
 
@@ -109,11 +108,12 @@ def read_model(folder: Path, config: WorkerConfig, on_progress: OnProgress, auto
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     device = _choose_device(config.device)
+    check_parts(folder, config)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.runs_own_code)
         model = _read_weights(folder, config, device, on_progress, auto_class)
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
-        raise LoadError(explain_load_error(error, config)) from error
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError, UnpicklingError) as error:
+        raise make_load_error(error, config, folder) from error
     on_progress(_READ, "checking")
     return tokenizer, model
 
@@ -197,7 +197,7 @@ def _read_weights(
 ) -> Any:
     if config.dtype not in _DTYPES:
         raise LoadError(f"The dtype must be one of {', '.join(_DTYPES)}, not {config.dtype}.")
-    options: dict[str, Any] = {"dtype": _DTYPES[config.dtype], "trust_remote_code": config.trust_remote_code}
+    options: dict[str, Any] = {"dtype": _DTYPES[config.dtype], "trust_remote_code": config.runs_own_code}
     if config.attn_implementation and config.attn_implementation not in _PAGED_ALIASES:
         options["attn_implementation"] = config.attn_implementation
     if config.quantization is not None:
@@ -221,7 +221,7 @@ def _read_weights(
 
 def _choose_class(folder: Path, config: WorkerConfig) -> Any:
     try:
-        model_config = AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+        model_config = AutoConfig.from_pretrained(folder, trust_remote_code=config.runs_own_code)
     except (OSError, ValueError, ImportError, KeyError, RuntimeError):
         return AutoModelForCausalLM  # which fails in the same way, where the reason is told
     return AutoModelForImageTextToText if takes_pictures(model_config) else AutoModelForCausalLM
@@ -232,8 +232,10 @@ def _read_processor(folder: Path, config: WorkerConfig, model: Any, tokenizer: A
     if not takes_pictures(model.config):
         return None
     try:
-        processor = load_processor(folder, trust_remote_code=config.trust_remote_code)
+        processor = load_processor(folder, trust_remote_code=config.runs_own_code)
     except ProcessorError as error:
+        if _needs_own_code(error):
+            raise make_unapproved_error(folder, config) from error
         logger.warning("the model is served without pictures. %s", error)
         return None
     if processor.chat_template:  # older repositories have it nowhere else
@@ -258,11 +260,21 @@ def _make_quantization(name: str) -> BitsAndBytesConfig:
     return BitsAndBytesConfig(load_in_8bit=True)
 
 
-def explain_load_error(error: Exception, config: WorkerConfig) -> str:
-    """A sentence for what transformers says in a page."""
+def make_load_error(error: Exception, config: WorkerConfig, folder: Path) -> LoadError:
+    """What to raise for what transformers raised: a sentence where it says a page."""
+    if _needs_own_code(error) and not config.runs_own_code:
+        return make_unapproved_error(folder, config)
+    return LoadError(_explain_load_error(error, config))
+
+
+def _needs_own_code(error: Exception) -> bool:
+    return "trust_remote_code" in str(error)
+
+
+def _explain_load_error(error: Exception, config: WorkerConfig) -> str:
     text = str(error)
-    if "trust_remote_code" in text:
-        return f"{config.model} brings its own code, which runs only if trust_remote_code is set."
+    if isinstance(error, UnpicklingError):
+        return f"{config.model} has weights in a pickle that holds more than tensors, which is never run."
     if "Unrecognized configuration class" in text:
         return f"{config.model} is no model of a kind that can be served."
     if "safetensors" in text or "no file named" in text:

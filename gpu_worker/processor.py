@@ -41,14 +41,16 @@ def load_processor(folder: Path, *, trust_remote_code: bool) -> ProcessorMixin:
             return AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
         if "video_processor" not in processor_class.get_attributes():
             return AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        return _load_without_videos(folder, processor_class)
+        return _load_without_videos(folder, processor_class, trust_remote_code)
     except _LOAD_ERRORS as error:
         logger.info("the processor could not be loaded", exc_info=True)
         text = " ".join(str(error).split())
         raise ProcessorError(f"Its processor cannot be loaded: {text or type(error).__name__}") from error
 
 
-def _load_without_videos(folder: Path, processor_class: type[ProcessorMixin]) -> ProcessorMixin:
+def _load_without_videos(
+    folder: Path, processor_class: type[ProcessorMixin], trust_remote_code: bool
+) -> ProcessorMixin:
     class WithoutVideos(processor_class):
         """The same processor; nothing checks that its video processor is one."""
 
@@ -61,8 +63,8 @@ def _load_without_videos(folder: Path, processor_class: type[ProcessorMixin]) ->
             return f"{processor_class.__name__} without videos"  # the inherited one writes its parts as JSON
 
     parts = {
-        "image_processor": AutoImageProcessor.from_pretrained(folder),
-        "tokenizer": AutoTokenizer.from_pretrained(folder),
+        "image_processor": AutoImageProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code),
+        "tokenizer": AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code),
         "video_processor": _NoVideos(),
     }
     settings, _ = processor_class.get_processor_dict(folder)

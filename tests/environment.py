@@ -11,6 +11,7 @@ import tempfile
 _data_dir = tempfile.mkdtemp(prefix="atrium-tests-")
 atexit.register(shutil.rmtree, _data_dir, ignore_errors=True)
 os.environ["ATRIUM_DATA_DIR"] = _data_dir
+os.environ["HF_MODULES_CACHE"] = os.path.join(_data_dir, "modules")  # where code of repositories is run from
 os.environ["ATRIUM_LOG_LEVEL"] = "warning"
 os.environ["ATRIUM_WORKER_COMPILE"] = "off"  # takes a minute of both cores; its own tests turn it on
 for _name in ("DATABASE_URL", "REDIS_URL", "ATRIUM_BROKER_URL", "ATRIUM_API_KEY", "ATRIUM_ADMIN_PASSWORD"):

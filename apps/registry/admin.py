@@ -15,6 +15,7 @@ from unfold.decorators import action, display
 
 from apps.core.errors import ServiceError
 from apps.registry import directory, services
+from apps.registry.code_admin import ModelCodeInline, ReadOnlyAdmin
 from apps.registry.models import HostedModel, Node, Replica, ReplicaState
 from apps.registry.states import LIVE_STATES
 
@@ -43,6 +44,7 @@ class HostedModelAdmin(ModelAdmin):
     search_fields = ["name", "source"]
     autocomplete_fields = ["teams"]
     actions = ["load", "unload"]
+    inlines = [ModelCodeInline]
     fieldsets = [
         (None, {"fields": ["name", "source", "revision", "enabled", "teams", "owned_by"]}),
         (
@@ -53,7 +55,6 @@ class HostedModelAdmin(ModelAdmin):
                     "engine",
                     ("dtype", "device"),
                     ("quantization", "attn_implementation"),
-                    "trust_remote_code",
                 ],
             },
         ),
@@ -90,12 +91,6 @@ class HostedModelAdmin(ModelAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[HostedModel]:
         ready = Count("replicas", filter=Q(replicas__state=ReplicaState.READY))
         return super().get_queryset(request).annotate(num_ready=ready).prefetch_related("teams")
-
-    def get_readonly_fields(self, request: HttpRequest, obj: HostedModel | None = None) -> list[str]:
-        """Which repository's code runs on the machines is decided by superusers alone."""
-        if request.user.is_superuser:
-            return []
-        return ["trust_remote_code", *(["source", "revision"] if obj and obj.trust_remote_code else [])]
 
     def save_related(self, request: HttpRequest, form: ModelForm, formsets: Any, change: bool) -> None:
         super().save_related(request, form, formsets, change)
@@ -137,18 +132,8 @@ class HostedModelAdmin(ModelAdmin):
         return ", ".join(team.name for team in model.teams.all()) or _("everybody")
 
 
-class _ReadOnlyAdmin(ModelAdmin):
-    """Rows that the control plane writes."""
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-
 @admin.register(Replica)
-class ReplicaAdmin(_ReadOnlyAdmin):
+class ReplicaAdmin(ReadOnlyAdmin):
     """Worker processes, past and present: to look at, to stop and to start again."""
 
     list_display = ["model", "state_label", "shown_progress", "node", "num_restarts", "state_changed_at", "shown_error"]
@@ -220,7 +205,7 @@ class ReplicaAdmin(_ReadOnlyAdmin):
 
 
 @admin.register(Node)
-class NodeAdmin(_ReadOnlyAdmin):
+class NodeAdmin(ReadOnlyAdmin):
     """Machines that run replicas. Each appears by itself when its Celery worker starts."""
 
     list_display = ["name", "address", "last_seen_at", "num_replicas"]

@@ -5,6 +5,8 @@ from typing import Any
 
 import msgspec
 
+from gpu_worker.protocol import RepositoryCode
+
 TIMEOUT_S = 2.0
 
 
@@ -16,6 +18,7 @@ class Health(msgspec.Struct, frozen=True):
     stage: str = ""
     error: str | None = None
     info: dict[str, Any] | None = None
+    unapproved_code: RepositoryCode | None = None  # what the model would have to run, and may not
     idle_s: float | None = None  # since the last request ended or, without any, since it was ready; None: it works
 
     @property

@@ -3,6 +3,7 @@
 import uuid
 from typing import get_args
 
+from django.conf import settings
 from django.core.validators import MinValueValidator
 from django.db import models
 from django.utils import timezone
@@ -58,9 +59,6 @@ class HostedModel(models.Model):
     device = models.CharField(_("device"), max_length=20, default="auto")
     attn_implementation = models.CharField(_("attention"), max_length=50, blank=True)
     quantization = models.CharField(_("quantisation"), max_length=20, blank=True)
-    trust_remote_code = models.BooleanField(
-        _("trust remote code"), default=False, help_text=_("Runs Python code from the model's repository.")
-    )
     max_model_len = models.PositiveIntegerField(
         _("max context"), null=True, blank=True, validators=[MinValueValidator(16)]
     )
@@ -102,6 +100,39 @@ class HostedModel(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class ModelCode(models.Model):
+    """The Python code found in a model's repository at one moment, and whether it may run.
+
+    It belongs to what the model was loaded from: a model that is given another source has no code that may run.
+    """
+
+    model = models.ForeignKey(HostedModel, on_delete=models.CASCADE, related_name="codes", verbose_name=_("model"))
+    source = models.CharField(_("source"), max_length=500)
+    revision = models.CharField(_("revision"), max_length=100, blank=True, help_text=_("As the model asks for it."))
+    commit = models.CharField(_("commit"), max_length=100, blank=True, help_text=_("Empty for a folder."))
+    sha256 = models.CharField("SHA-256", max_length=64)
+    files = models.JSONField(_("files"), default=list)  # those of protocol.RepositoryCode
+    found_at = models.DateTimeField(_("found"), default=timezone.now)
+    approved_at = models.DateTimeField(_("approved"), null=True, blank=True)
+    approved_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, verbose_name=_("approved by")
+    )
+    approved_through = models.CharField(_("approved through"), max_length=100, blank=True)
+
+    class Meta:
+        ordering = ["-found_at"]
+        verbose_name = _("model's code")
+        verbose_name_plural = _("models' code")
+        constraints = [
+            models.UniqueConstraint(
+                fields=["model", "source", "revision", "commit", "sha256"], name="registry_modelcode_unique"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.model} {self.sha256[:12]}"
 
 
 class Node(models.Model):

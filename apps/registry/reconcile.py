@@ -13,7 +13,7 @@ import msgspec
 from django.conf import settings
 from django.utils import timezone
 
-from apps.registry import launcher, services
+from apps.registry import approvals, launcher, services
 from apps.registry.health import Health, get_health
 from apps.registry.launcher import WorkerProcess
 from apps.registry.models import HostedModel, Replica, ReplicaState
@@ -81,15 +81,16 @@ def launch_replica(replica: Replica) -> None:
 
 def make_config(model: HostedModel, *, token: str, fd: int) -> WorkerConfig:
     """What the worker is told. Raises msgspec.ValidationError, naming the field, for settings it does not know."""
+    approved = approvals.find_approved(model)
     wanted = {
         "model": model.source,
-        "revision": model.revision,
+        "revision": (approved and approved.commit) or model.revision,
+        "approved_code": approved and approved.sha256,
         "fd": fd,
         "token": token,
         "dtype": model.dtype,
         "device": model.device,
         "attn_implementation": model.attn_implementation,
-        "trust_remote_code": model.trust_remote_code,
         "quantization": model.quantization,
         "max_model_len": model.max_model_len,
         "max_num_seqs": model.max_num_seqs,
@@ -141,6 +142,8 @@ def _watch(replica: Replica) -> None:
         _watch_silence(replica, process)
     elif health.status == "failed":
         error = health.error or "The model could not be loaded."
+        if health.unapproved_code is not None:
+            approvals.record_code(model=replica.model, code=health.unapproved_code)
         services.fail(replica=replica, error=error, log_tail=launcher.read_log_tail(str(replica.pk)))
     else:
         services.record_health(replica=replica, health=health)

@@ -57,6 +57,7 @@ class ServeOptions:
     revision: str
     is_kept_loaded: bool  # False: an idle timeout was asked for, and applies to the preloaded model too
     compile: str | None = None  # None: as the settings say
+    approves_code: bool = False  # the Python code of the model's repository, as it is now
     fields: dict[str, Any] = field(default_factory=dict)  # of HostedModel: those that flags name
 
 
@@ -73,7 +74,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=DTYPES)
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument("--attn-implementation", metavar="NAME")
-    parser.add_argument("--trust-remote-code", action="store_true", help="run Python code of the model's repository")
+    parser.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="approve the Python code of the model's repository as it is now",
+    )
     parser.add_argument("--quantization", choices=QUANTIZATIONS)
     parser.add_argument("--load-in-4bit", action="store_true")
     parser.add_argument("--load-in-8bit", action="store_true")
@@ -129,6 +134,7 @@ def read_options(given: dict[str, Any]) -> ServeOptions:
         revision=revision,
         is_kept_loaded=timeout_s is None or timeout_s <= 0,
         compile=given["compile"],
+        approves_code=given["trust_remote_code"],
         fields=_read_fields(given),
     )
 
@@ -182,8 +188,6 @@ def _read_fields(given: dict[str, Any]) -> dict[str, Any]:
         if not _DEVICE.fullmatch(given["device"]):
             raise OptionError("--device must be auto, cpu, cuda, cuda:N or mps.")
         fields["device"] = given["device"]
-    if given["trust_remote_code"]:
-        fields["trust_remote_code"] = True
     if given["model_timeout"] is not None:
         fields["idle_timeout_s"] = max(0, given["model_timeout"])
     if quantization := _read_quantization(given):

@@ -7,6 +7,7 @@ all that one engine step produced.
 This package imports neither Django nor torch, and knows nothing of either half.
 """
 
+from gpu_worker.protocol.code import CodeFile, RepositoryCode, find_commit, read_code
 from gpu_worker.protocol.codec import (
     MAX_FRAME_BYTES,
     PROTOCOL_VERSION,
@@ -78,6 +79,7 @@ __all__ = [
     "PROTOCOL_VERSION",
     "Abort",
     "AudioChunk",
+    "CodeFile",
     "Delta",
     "Embed",
     "Failed",
@@ -96,6 +98,7 @@ __all__ = [
     "Ready",
     "ReasoningFormat",
     "ReasoningSetting",
+    "RepositoryCode",
     "RequestKind",
     "ResumeChoice",
     "Sampling",
@@ -125,7 +128,9 @@ __all__ = [
     "encode_from_worker",
     "encode_message",
     "encode_to_worker",
+    "find_commit",
     "join_to_worker",
+    "read_code",
     "read_worker_config",
     "split_audio",
     "write_worker_config",

@@ -44,7 +44,6 @@ class WorkerConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkno
     dtype: str = "auto"  # auto (the checkpoint's), bfloat16, float16, float32
     device: str = "auto"  # auto, cpu, cuda, cuda:N, mps
     attn_implementation: str | None = None
-    trust_remote_code: bool = False
     quantization: Literal["bnb-4bit", "bnb-8bit"] | None = None
     chat_template: str | None = None  # overrides the repository's own
     engine: Literal["auto", "paged", "fallback"] = "auto"
@@ -72,6 +71,13 @@ class WorkerConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkno
     # Reading answers. None: as the chat template or the tokenizer says
     tool_call_parser: ToolCallFormat | None = None
     reasoning_parser: ReasoningFormat | None = None
+    # SHA-256 of the repository's code (`read_code`) that may run; None: no code of a repository runs
+    approved_code: str | None = None
+
+    @property
+    def runs_own_code(self) -> bool:
+        """Whether the repository's code may run: only from where `gpu_worker.remote_code` has checked it."""
+        return self.approved_code is not None
 
 
 def read_worker_config(path: Path) -> WorkerConfig:

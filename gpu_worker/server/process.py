@@ -16,6 +16,7 @@ from websockets.exceptions import ConnectionClosed
 
 from gpu_worker.engine.base import Engine
 from gpu_worker.engine.core import EngineLoop
+from gpu_worker.load_error import UnapprovedCodeError
 from gpu_worker.protocol import (
     MAX_FRAME_BYTES,
     Abort,
@@ -112,6 +113,8 @@ class WorkerProcess:
         try:
             await asyncio.wait([loaded, stopped], return_when=asyncio.FIRST_COMPLETED)
             if loaded.done() and (error := loaded.exception()) is not None:
+                if isinstance(error, UnapprovedCodeError):
+                    self._status.unapproved_code = error.code
                 return await self._fail(f"The model could not be loaded: {explain_failure(error)}", EXIT_LOAD_FAILED)
             if loaded.done():
                 self._on_loaded(self._served.result())

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from gpu_worker.engine.base import EngineStats
-from gpu_worker.protocol import ModelInfo, Pong
+from gpu_worker.protocol import ModelInfo, Pong, RepositoryCode
 
 _IDLE = EngineStats(num_running=0, num_waiting=0, free_blocks=0, num_blocks=0, num_steps=0)
 
@@ -23,6 +23,7 @@ class WorkerStatus:
     error: str | None = None
     info: ModelInfo | None = None
     stats: EngineStats = _IDLE
+    unapproved_code: RepositoryCode | None = None  # the model was not loaded because of it
     idle_since_s: float | None = None  # time.monotonic; None: not ready yet, or a request is active
 
     @property
@@ -37,6 +38,7 @@ class WorkerStatus:
             "progress": self.progress,
             "stage": self.stage,
             "error": self.error,
+            "unapproved_code": self.unapproved_code,
             "info": self.info,
             "stats": self.stats,
             "idle_s": None if self.idle_since_s is None else time.monotonic() - self.idle_since_s,

@@ -5,9 +5,10 @@ from django.core.management import CommandError, call_command
 
 from apps.accounts.keys import hash_key
 from apps.accounts.models import APIKey
-from apps.registry import services
+from apps.registry import approvals, services
 from apps.registry.bootstrap import bootstrap
-from apps.registry.models import HostedModel, Replica, ReplicaState
+from apps.registry.models import HostedModel, ModelCode, Replica, ReplicaState
+from gpu_worker.protocol import read_code
 from tests.factories import make_model, make_replica, make_team, make_user
 
 
@@ -67,6 +68,27 @@ def test_a_model_is_added_once(db, run):
     run("models", "add", "m")
     with pytest.raises(CommandError, match="name"):
         run("models", "add", "m")
+
+
+def test_code_is_approved_as_it_is_now(db, run, tmp_path):
+    (tmp_path / "modeling.py").write_text("x = 1")
+    said = run("models", "add", "m", "--source", str(tmp_path), "--trust-remote-code")
+    code = ModelCode.objects.get()
+    assert (code.sha256, code.approved_by) == (read_code(tmp_path).sha256, None)
+    assert code.approved_through == "models add --trust-remote-code"
+    assert "modeling.py" in said
+    assert code.sha256 in said
+    (tmp_path / "modeling.py").write_text("x = 2")
+    run("models", "approve-code", "m")
+    assert approvals.find_approved(HostedModel.objects.get()).sha256 == read_code(tmp_path).sha256 != code.sha256
+    (tmp_path / "modeling.py").unlink()
+    assert "brings no code" in run("models", "approve-code", "m")
+
+
+def test_a_model_whose_code_cannot_be_read_is_not_added(db, run):
+    with pytest.raises(CommandError, match="cannot be read on this machine"):
+        run("models", "add", "m", "--source", "two words", "--trust-remote-code")
+    assert not HostedModel.objects.exists()
 
 
 def test_load_asks_for_a_replica_and_unload_drains_it(db, run):

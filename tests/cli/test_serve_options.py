@@ -35,8 +35,6 @@ def test_without_flags_it_is_the_demo_model_on_localhost():
         (["--device", "cuda:1"], {"device": "cuda:1"}),
         (["--attn-implementation", "sdpa_paged"], {"attn_implementation": "sdpa_paged"}),
         (["--attn_implementation", "paged_attention"], {"attn_implementation": "paged_attention"}),
-        (["--trust-remote-code"], {"trust_remote_code": True}),
-        (["--trust_remote_code"], {"trust_remote_code": True}),
         (["--model-timeout", "60"], {"idle_timeout_s": 60}),
         (["--model_timeout", "-1"], {"idle_timeout_s": 0}),
         (["--max-model-len", "4096", "--max_num_seqs", "8"], {"max_model_len": 4096, "max_num_seqs": 8}),
@@ -51,6 +49,13 @@ def test_without_flags_it_is_the_demo_model_on_localhost():
 )
 def test_flags_become_settings_of_the_model(arguments, fields):
     assert parse(*arguments).fields == fields
+
+
+@pytest.mark.parametrize("flag", ["--trust-remote-code", "--trust_remote_code"])
+def test_trust_approves_the_code_and_is_no_setting(flag):
+    options = parse("m", flag)
+    assert (options.approves_code, options.fields) == (True, {})
+    assert not parse("m").approves_code
 
 
 @pytest.mark.parametrize(

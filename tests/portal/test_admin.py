@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from apps.accounts.keys import hash_key
 from apps.accounts.models import APIKey, Membership, Team, User
-from apps.registry.models import HostedModel, Node, Replica, ReplicaState
+from apps.registry.models import HostedModel, ModelCode, Node, Replica, ReplicaState
 from apps.usage.models import UsageRecord, UsageStatus
 from tests.factories import make_key, make_model, make_replica, make_team, make_user
 
@@ -67,6 +67,9 @@ def make_rows(boss: User, team: Team) -> dict[type, object]:
         Team: team,
         APIKey: make_key(team=team, user=boss).key,
         HostedModel: model,
+        ModelCode: ModelCode.objects.create(
+            model=model, source="demo", sha256="0" * 64, files=[{"path": "<b>.py", "sha256": "1" * 64, "num_bytes": 9}]
+        ),
         Replica: replica,
         Node: replica.node,
         UsageRecord: make_record("chatcmpl-1", user=boss, team=team, status=UsageStatus.ERROR, error_code="broken"),
@@ -87,7 +90,9 @@ def test_lists_and_details_open(page: Client, boss: User, team: Team, model: typ
     assert page.get(reverse(f"{prefix}_changelist"), {"q": "x"}).status_code == 200
     assert page.get(reverse(f"{prefix}_changelist")).status_code == 200
     assert page.get(reverse(f"{prefix}_change", args=[row.pk])).status_code == 200
-    assert page.get(reverse(f"{prefix}_add")).status_code == (403 if model in (Replica, Node, UsageRecord) else 200)
+    assert page.get(reverse(f"{prefix}_add")).status_code == (
+        403 if model in (ModelCode, Replica, Node, UsageRecord) else 200
+    )
 
 
 @pytest.mark.parametrize("model", OURS, ids=lambda model: model.__name__)
@@ -124,6 +129,16 @@ def test_overview_shows_staff_only_what_they_may_see(client: Client, boss: User,
     text = client.get("/admin/").content.decode()
     assert "Requests today" in text
     assert "out of memory" not in text
+
+
+def test_code_is_shown_with_its_files_and_its_hash(page: Client, boss: User, team: Team) -> None:
+    rows = make_rows(boss, team)
+    text = page.get(reverse("admin:registry_modelcode_change", args=[rows[ModelCode].pk])).content.decode()
+    assert "0" * 64 in text
+    assert f"{'1' * 64}  &lt;b&gt;.py (9 bytes)" in text
+    change = reverse("admin:registry_hostedmodel_change", args=[rows[HostedModel].pk])
+    assert "0" * 64 in page.get(change).content.decode()
+    assert "may run" in run_action(page, ModelCode, "approve", rows[ModelCode])
 
 
 def test_new_key_is_shown_once(page: Client, boss: User, team: Team) -> None:

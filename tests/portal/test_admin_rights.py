@@ -6,7 +6,7 @@ from django.test import Client
 from django.urls import reverse
 
 from apps.accounts.models import APIKey, Membership, Team, User
-from apps.registry.models import HostedModel
+from apps.registry.models import ModelCode
 from tests.factories import make_key, make_model, make_team, make_user
 
 
@@ -87,21 +87,22 @@ def test_superuser_may_do_all_that(client: Client, boss: User, clerk: User, team
     assert clerk.is_superuser
 
 
-@pytest.mark.parametrize("trusted", [False, True])
-def test_code_of_a_repository_is_trusted_by_superusers_alone(page: Client, boss: User, trusted: bool) -> None:
-    model = make_model("demo", source="org/demo", trust_remote_code=trusted)
-    path = reverse("admin:registry_hostedmodel_change", args=[model.pk])
-    form = page.get(path).context["adminform"].form
-    given = {name: value for name, value in form.initial.items() if value is not None and name in form.fields}
-    json_fields = {"generation_defaults": "{}", "chat_template_kwargs": "{}", "teams": []}
-    changed = {"source": "evil/code", "trust_remote_code": "on", "owned_by": "somebody"}
-    assert page.post(path, {**given, **json_fields, **changed}).status_code == 302
-    model.refresh_from_db()
-    assert (model.trust_remote_code, model.owned_by) == (trusted, "somebody")
-    assert model.source == ("org/demo" if trusted else "evil/code")
+def test_code_of_a_repository_is_approved_by_superusers_alone(page: Client, boss: User) -> None:
+    model = make_model("demo", source="org/demo")
+    row = ModelCode.objects.create(model=model, source="org/demo", sha256="0" * 64)
+    path = reverse("admin:registry_modelcode_changelist")
+    chosen = {"action": "approve", "_selected_action": [str(row.pk)]}
+    page.post(path, chosen)
+    page.post(reverse("admin:registry_modelcode_change", args=[row.pk]), {"approved_at_0": "2026-01-01"})
+    row.refresh_from_db()
+    assert row.approved_at is None
     page.force_login(boss)
-    assert page.post(path, {**given, **json_fields, **changed}).status_code == 302
-    assert HostedModel.objects.get().trust_remote_code
+    page.post(path, chosen)
+    row.refresh_from_db()
+    assert (row.approved_by, row.approved_through) == (boss, "admin")
+    page.post(path, {**chosen, "action": "withdraw"})
+    row.refresh_from_db()
+    assert (row.approved_at, row.approved_by) == (None, None)
 
 
 @pytest.mark.django_db(transaction=True)

@@ -14,8 +14,8 @@ from transformers import (
 )
 
 from gpu_worker.engine.build import find_max_model_len
-from gpu_worker.loader import LoadError, explain_load_error, read_model
-from gpu_worker.protocol import ModelInfo, Task, WorkerConfig
+from gpu_worker.loader import LoadError, make_load_error, read_model
+from gpu_worker.protocol import ModelInfo, Task, WorkerConfig, find_commit
 from gpu_worker.tasks.pooling.engine import PoolingEngine
 from gpu_worker.tasks.pooling.frontend import PoolingFrontend, PoolingLimits
 from gpu_worker.tasks.pooling.heads import build_embedding_head, build_scoring_head
@@ -75,7 +75,7 @@ def _load(config: WorkerConfig, folder: Path, task: Task, on_progress: Callable[
         device=str(model.device),
         max_model_len=limits.max_model_len,
         vocab_size=limits.vocab_size,
-        revision=folder.name if folder.parent.name == "snapshots" else "",
+        revision=find_commit(folder),
         task=task,
         dimensions=limits.dimensions if task == "embed" else 0,
         prompts=sorted(recipe.prompts),
@@ -100,9 +100,9 @@ def _choose_class(config: WorkerConfig, recipe: Recipe, task: Task) -> Any:
 
 def _read_config(config: WorkerConfig, folder: Path) -> Any:
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=config.runs_own_code)
     except (OSError, ValueError, ImportError, KeyError) as error:
-        raise LoadError(explain_load_error(error, config)) from error
+        raise make_load_error(error, config, folder) from error
 
 
 def _is_decoder(config: Any) -> bool:

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from transformers import AutoFeatureExtractor, AutoModelForSpeechSeq2Seq
 
-from gpu_worker.loader import LoadError, explain_load_error, read_model
-from gpu_worker.protocol import ModelInfo, WorkerConfig
+from gpu_worker.loader import make_load_error, read_model
+from gpu_worker.protocol import ModelInfo, WorkerConfig, find_commit
 from gpu_worker.tasks.transcription.engine import TranscriptionEngine
 from gpu_worker.tasks.transcription.frontend import SpeechModel, TranscriptionFrontend
 from gpu_worker.tasks.transcription.whisper import WhisperRunner
@@ -27,9 +27,9 @@ def load_transcription(
     """Raises LoadError."""
     tokenizer, model = read_model(folder, config, on_progress, AutoModelForSpeechSeq2Seq)
     try:
-        feature_extractor = AutoFeatureExtractor.from_pretrained(folder)
+        feature_extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=config.runs_own_code)
     except (OSError, ValueError, KeyError) as error:
-        raise LoadError(explain_load_error(error, config)) from error
+        raise make_load_error(error, config, folder) from error
     info = ModelInfo(
         architecture=type(model).__name__,
         engine="transcription",
@@ -38,7 +38,7 @@ def load_transcription(
         max_model_len=model.config.max_target_positions,
         vocab_size=model.config.vocab_size,
         num_blocks=config.max_num_seqs,
-        revision=folder.name if folder.parent.name == "snapshots" else "",
+        revision=find_commit(folder),
         task="transcribe",
     )
     return LoadedTranscription(

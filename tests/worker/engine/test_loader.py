@@ -1,6 +1,5 @@
 """Loading from a folder, and the sentence an operator reads when that fails."""
 
-import json
 import os
 from pathlib import Path
 
@@ -87,15 +86,29 @@ def test_a_model_of_another_kind_is_refused(folder: Path, tmp_path: Path) -> Non
         load(tmp_path)
 
 
-def test_foreign_code_runs_only_if_trusted(folder: Path, tmp_path: Path) -> None:
+class Intruder:
+    """Unpickled, it would write a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self._marker = marker
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self._marker,)
+
+
+def test_pickled_weights_are_read_as_tensors_and_nothing_else(folder: Path, tmp_path: Path) -> None:
+    copy, marker = tmp_path / "copy", tmp_path / "marker"
+    copy.mkdir()
     for name in os.listdir(folder):
-        (tmp_path / name).write_bytes((folder / name).read_bytes())
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": "homemade", "auto_map": {"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"}}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / "code.py").write_text("raise SystemExit('foreign code ran')")
-    with pytest.raises(LoadError, match="trust_remote_code"):
-        load(tmp_path)
+        if not name.endswith(".safetensors"):
+            (copy / name).write_bytes((folder / name).read_bytes())
+    weights = make_model("qwen2").state_dict()
+    torch.save(weights, copy / "pytorch_model.bin")
+    assert torch.equal(load(copy).model.lm_head.weight, weights["lm_head.weight"])
+    torch.save({**weights, "intruder": Intruder(marker)}, copy / "pytorch_model.bin")
+    with pytest.raises(LoadError, match="more than tensors"):
+        load(copy)
+    assert not marker.exists()
 
 
 def test_missing_weights_are_said(folder: Path, tmp_path: Path) -> None:

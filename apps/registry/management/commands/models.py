@@ -1,13 +1,15 @@
-"""`manage.py models list | add | remove | load | unload | status`: the registry from the terminal."""
+"""`manage.py models list | add | remove | load | unload | status | approve-code`: the registry from the terminal."""
 
 from argparse import ArgumentParser
 from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
+from django.db import transaction
 
 from apps.core.errors import ServiceError
 from apps.registry import services
+from apps.registry.management.code import approve_code
 from apps.registry.models import HostedModel, Replica, ReplicaState
 from apps.registry.serve_options import DTYPES, QUANTIZATIONS
 
@@ -27,11 +29,11 @@ class Command(BaseCommand):
         add.add_argument("--dtype", choices=DTYPES, default="auto")
         add.add_argument("--device", default="auto")
         add.add_argument("--quantization", choices=QUANTIZATIONS, default="")
-        add.add_argument("--trust-remote-code", action="store_true")
+        add.add_argument("--trust-remote-code", action="store_true", help="approve the repository's code as it is now")
         add.add_argument("--max-model-len", type=int)
         add.add_argument("--min-replicas", type=int, default=0)
         add.add_argument("--max-replicas", type=int, default=1)
-        for action in ("remove", "load", "unload"):
+        for action in ("remove", "load", "unload", "approve-code"):
             actions.add_parser(action).add_argument("name")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -47,6 +49,8 @@ class Command(BaseCommand):
             case "remove":
                 _get_model(options["name"]).delete()  # its processes end with the next reconciliation
                 self.stdout.write(f"Removed: {options['name']}")
+            case "approve-code":
+                self.stdout.write(approve_code(_get_model(options["name"]), "models approve-code"))
             case "load":
                 self._load(_get_model(options["name"]))
             case "unload":
@@ -54,15 +58,19 @@ class Command(BaseCommand):
                 self.stdout.write(f"Replicas on their way out: {num_draining}")
 
     def _add(self, options: dict[str, Any]) -> None:
-        fields = ("name", "revision", "dtype", "device", "quantization", "trust_remote_code", "max_model_len")
+        fields = ("name", "revision", "dtype", "device", "quantization", "max_model_len")
         model = HostedModel(**{name: options[name] for name in (*fields, "min_replicas", "max_replicas")})
         model.source = options["source"] or model.name
         try:
             model.full_clean()
         except ValidationError as error:
             raise CommandError("; ".join(f"{name}: {' '.join(e)}" for name, e in error.message_dict.items())) from error
-        model.save()
+        with transaction.atomic():  # a model whose code cannot be read is not added
+            model.save()
+            approved = approve_code(model, "models add --trust-remote-code") if options["trust_remote_code"] else ""
         self.stdout.write(f"Added: {model.name}")
+        if approved:
+            self.stdout.write(approved)
 
     def _load(self, model: HostedModel) -> None:
         try:

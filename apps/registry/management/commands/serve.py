@@ -18,6 +18,7 @@ from django.db import close_old_connections
 from apps.registry import reconcile, services
 from apps.registry.bootstrap import DEMO_MODEL_NAME
 from apps.registry.children import AlreadyServing, Children
+from apps.registry.management.code import approve_code
 from apps.registry.management.commands.bootstrap import bootstrap_from_settings, describe_credentials
 from apps.registry.models import HostedModel, Replica, ReplicaState
 from apps.registry.serve_options import (
@@ -65,6 +66,8 @@ class Command(BaseCommand):
         call_command("migrate", verbosity=0, interactive=False)
         credentials = bootstrap_from_settings()
         model = register_served_model(options)
+        if options.approves_code:
+            self._say(approve_code(model, "serve --trust-remote-code"))
         services.register_node(name=settings.NODE_NAME, address=settings.NODE_ADDRESS, info={})
         if hasattr(settings, "BROKER_DIR"):
             _clear_broker()
