@@ -1,11 +1,11 @@
-"""Loads a model and its tokenizer from a folder or the hub. It knows no engine and no request.
+"""Loads a model and its tokenizer from where `locate` has found them. It knows no engine and no request.
 
 To be called in the engine thread: reading weights runs parallel operators, and one thread of the process must run
 them all (see `gpu_worker.engine.core`).
 """
 
-import importlib.util
 import logging
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,44 +13,30 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from huggingface_hub.utils import tqdm
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoTokenizer,
-    BitsAndBytesConfig,
     GenerationConfig,
 )
 from transformers.utils import logging as transformers_logging
 
+from gpu_worker import gguf
 from gpu_worker.load_error import LoadError
+from gpu_worker.locate import DOWNLOADED, OnProgress, find_folder
 from gpu_worker.processor import ProcessorError, load_processor, takes_pictures
-from gpu_worker.protocol import WorkerConfig, find_commit
-from gpu_worker.remote_code import check_parts, make_unapproved_error, pin_code
+from gpu_worker.protocol import WorkerConfig, find_commit, split_source
+from gpu_worker.quantization import check_quantization, describe_quantization, make_load_options, quantize
+from gpu_worker.remote_code import check_parts, make_unapproved_error
 
 logger = logging.getLogger(__name__)
-
-# Called in the engine thread: the part that is done, 0 to 1, and what is being done.
-OnProgress = Callable[[float, str], None]
 
 # Names that documents of other servers give to paged attention. Ours needs no name: the probe decides.
 _PAGED_ALIASES = {"sdpa_paged", "paged_attention", "eager_paged", "paged|sdpa", "paged|eager"}
 _SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-_CONFIG_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.py", "*_Dense/pytorch_model.bin"]
 _DTYPES = {"auto": "auto", "bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-# How far the bar is when a stage begins: downloading, then reading weights.
-_DOWNLOADED, _READ = 0.6, 0.95
+_READ = 0.95  # how far the bar is when weights are read
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +53,7 @@ class LoadedModel:
     eos_token_ids: frozenset[int]
     generation_defaults: dict[str, float | int]  # those fields of `Sampling` that generation_config.json names
     processor: Any = None  # of a model that takes pictures
+    quantization: str = ""
 
 
 def load_model(config: WorkerConfig, on_progress: OnProgress, folder: Path | None = None) -> LoadedModel:
@@ -89,15 +76,8 @@ def load_model(config: WorkerConfig, on_progress: OnProgress, folder: Path | Non
         eos_token_ids=_find_eos(generation, model.config, tokenizer),
         generation_defaults=_find_defaults(generation),
         processor=processor,
+        quantization=describe_quantization(model),
     )
-
-
-def find_folder(config: WorkerConfig, on_progress: OnProgress) -> Path:
-    """The model's files on this machine, downloaded if need be, its own code checked. Raises LoadError."""
-    on_progress(0.0, "resolving")
-    folder = pin_code(_find_folder(config, on_progress), config)
-    on_progress(_DOWNLOADED, "reading weights")
-    return folder
 
 
 def read_model(folder: Path, config: WorkerConfig, on_progress: OnProgress, auto_class: Any) -> tuple[Any, Any]:
@@ -109,8 +89,11 @@ def read_model(folder: Path, config: WorkerConfig, on_progress: OnProgress, auto
         torch.set_num_threads(config.num_threads)
     device = _choose_device(config.device)
     check_parts(folder, config)
+    check_quantization(folder, config, device)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.runs_own_code)
+        gguf_path = _find_gguf(folder, config)
+        named = {"gguf_file": gguf_path.name} if gguf_path else {}
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.runs_own_code, **named)
         model = _read_weights(folder, config, device, on_progress, auto_class)
     except (OSError, ValueError, ImportError, KeyError, RuntimeError, UnpicklingError) as error:
         raise make_load_error(error, config, folder) from error
@@ -134,76 +117,21 @@ def _choose_device(name: str) -> torch.device:
     return device
 
 
-def _find_folder(config: WorkerConfig, on_progress: OnProgress) -> Path:
-    """A local folder as it is, or the downloaded snapshot of a hub id."""
-    path = Path(config.model).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise LoadError(f"The folder {config.model} has no config.json.")
-        return path
-    if config.model.startswith((".", "/", "~")) or config.model.count("/") > 1:
-        raise LoadError(f"There is no folder {config.model}.")
-    where = f"{config.model}@{config.revision}" if config.revision else config.model
-    try:
-        folder = _download(config, [*_CONFIG_FILES, "*.safetensors"], on_progress)
-        if not any(folder.glob("*.safetensors")):
-            folder = _download(config, [*_CONFIG_FILES, "pytorch_model*.bin", "*/pytorch_model.bin"], on_progress)
-        return folder
-    except GatedRepoError as error:
-        raise LoadError(f"{where} is gated: accept its terms on the hub and set HF_TOKEN.") from error
-    except RepositoryNotFoundError as error:
-        raise LoadError(f"The hub has no model {where}, or it is private and HF_TOKEN does not open it.") from error
-    except RevisionNotFoundError as error:
-        raise LoadError(f"{config.model} has no revision {config.revision}.") from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        raise LoadError(f"{where} is not on this machine and the hub cannot be reached.") from error
-    except HFValidationError as error:
-        raise LoadError(f"{config.model!r} is neither a folder nor a hub id.") from error
-    except (HfHubHTTPError, OSError) as error:
-        raise LoadError(f"Downloading {where} failed: {error}") from error
-
-
-def _download(config: WorkerConfig, patterns: list[str], on_progress: OnProgress) -> Path:
-    done = 0.0  # the hub shows bytes received and bytes written; the one that is ahead counts
-
-    class DownloadBar(tqdm):
-        """Reports bytes instead of drawing them."""
-
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            self._counts_bytes = kwargs.get("unit") == "B"
-            super().__init__(*args, **(kwargs | {"disable": True}))
-
-        def update(self, n: float | None = 1) -> None:
-            # A disabled bar does not count; `total` grows as the hub tells the sizes of files.
-            nonlocal done
-            self.n += n or 0
-            if self._counts_bytes and self.total:
-                done = max(done, min(self.n / self.total, 1.0))
-                on_progress(_DOWNLOADED * done, "downloading")
-
-    return Path(
-        snapshot_download(
-            config.model,
-            revision=config.revision,
-            allow_patterns=patterns,
-            local_files_only=config.local_files_only,
-            tqdm_class=DownloadBar,
-        )
-    )
-
-
 def _read_weights(
     folder: Path, config: WorkerConfig, device: torch.device, on_progress: OnProgress, auto_class: Any
 ) -> Any:
     if config.dtype not in _DTYPES:
         raise LoadError(f"The dtype must be one of {', '.join(_DTYPES)}, not {config.dtype}.")
     options: dict[str, Any] = {"dtype": _DTYPES[config.dtype], "trust_remote_code": config.runs_own_code}
+    if "/" in (config.attn_implementation or ""):
+        raise LoadError(f"The attention {config.attn_implementation} is code from a hub, which nobody has approved.")
     if config.attn_implementation and config.attn_implementation not in _PAGED_ALIASES:
         options["attn_implementation"] = config.attn_implementation
-    if config.quantization is not None:
-        options["quantization_config"] = _make_quantization(config.quantization)
-    if config.quantization is not None or device.type != "cpu":
+    options |= make_load_options(config.quantization, _DTYPES[config.dtype], folder, device)
+    if "quantization_config" in options or device.type != "cpu":
         options["device_map"] = {"": device}
+    if gguf_path := _find_gguf(folder, config):
+        options |= gguf.make_load_options(gguf_path, _DTYPES[config.dtype])
 
     def follow_bar(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         iterable = args[0] if args else kwargs.get("iterable")
@@ -213,13 +141,27 @@ def _read_weights(
 
     previous_hook = transformers_logging.set_tqdm_hook(follow_bar)
     try:
-        model = auto_class.from_pretrained(folder, **options)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "You passed `quantization_config`")  # to say how, not what
+            model, info = auto_class.from_pretrained(folder, output_loading_info=True, **options)
     finally:
         transformers_logging.set_tqdm_hook(previous_hook)
+    if gguf_path:
+        gguf.check_loading(info, config.model)
+        model.generation_config = gguf.make_generation_config(gguf_path)
+    quantize(model, config)
     return model.eval()
 
 
+def _find_gguf(folder: Path, config: WorkerConfig) -> Path | None:
+    """The one file that the model is read from, where it is such a file."""
+    name = split_source(config.model).gguf_file
+    return folder / Path(name).name if name else None
+
+
 def _choose_class(folder: Path, config: WorkerConfig) -> Any:
+    if _find_gguf(folder, config):
+        return AutoModelForCausalLM
     try:
         model_config = AutoConfig.from_pretrained(folder, trust_remote_code=config.runs_own_code)
     except (OSError, ValueError, ImportError, KeyError, RuntimeError):
@@ -248,16 +190,8 @@ def _follow(items: list[Any], on_progress: OnProgress) -> Any:
     every = max(1, len(items) // 100)
     for index, item in enumerate(items):
         if index % every == 0:
-            on_progress(_DOWNLOADED + (_READ - _DOWNLOADED) * index / len(items), "reading weights")
+            on_progress(DOWNLOADED + (_READ - DOWNLOADED) * index / len(items), "reading weights")
         yield item
-
-
-def _make_quantization(name: str) -> BitsAndBytesConfig:
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise LoadError(f"Quantization {name} needs the package bitsandbytes, which is not installed.")
-    if name == "bnb-4bit":
-        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.bfloat16)
-    return BitsAndBytesConfig(load_in_8bit=True)
 
 
 def make_load_error(error: Exception, config: WorkerConfig, folder: Path) -> LoadError:

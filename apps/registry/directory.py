@@ -118,12 +118,14 @@ _cache = _SnapshotCache()
 
 
 async def get_model(name: str, caller: Caller) -> ModelSpec:
-    """The model that this caller means by `name` or `name@revision`.
+    """The model that this caller means by `name`, `name@revision`, `name:file.gguf` or `name@revision:file.gguf`.
 
     Raises ModelNotFound for one that is unknown, disabled or another team's, and InvalidRequest (param "model") where
     FORCE_MODEL pins the server to another name.
     """
     base, _, revision = name.partition("@")
+    revision, colon, file = revision.partition(":")
+    base += colon + file
     if settings.FORCE_MODEL and base != settings.FORCE_MODEL:
         raise InvalidRequest(f"This server serves the model '{settings.FORCE_MODEL}' only.", param="model")
     spec = (await _cache.get()).models.get(base)

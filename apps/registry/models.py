@@ -10,8 +10,9 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from apps.registry.validators import validate_model_name
-from gpu_worker.protocol import ReasoningFormat, ToolCallFormat
+from gpu_worker.protocol import Quantization, ReasoningFormat, ToolCallFormat
 
+QUANTIZATIONS = get_args(Quantization)
 TOOL_CALL_PARSERS = get_args(ToolCallFormat)
 REASONING_PARSERS = get_args(ReasoningFormat)
 
@@ -41,7 +42,12 @@ class HostedModel(models.Model):
         help_text=_("What clients put into “model”. Slashes are allowed."),
     )
     source = models.CharField(
-        _("source"), max_length=500, help_text=_("A hub id such as Qwen/Qwen3-4B, or a folder on the worker's machine.")
+        _("source"),
+        max_length=500,
+        help_text=_(
+            "A hub id such as Qwen/Qwen3-4B, or a folder on the worker's machine; with :FILE.gguf behind it, that file "
+            "of either."
+        ),
     )
     revision = models.CharField(_("revision"), max_length=100, blank=True)
     engine = models.CharField(_("engine"), max_length=20, choices=Engine.choices, default=Engine.OWN)
@@ -58,7 +64,13 @@ class HostedModel(models.Model):
     dtype = models.CharField(_("dtype"), max_length=20, default="auto")
     device = models.CharField(_("device"), max_length=20, default="auto")
     attn_implementation = models.CharField(_("attention"), max_length=50, blank=True)
-    quantization = models.CharField(_("quantisation"), max_length=20, blank=True)
+    quantization = models.CharField(
+        _("quantisation"),
+        max_length=20,
+        blank=True,
+        choices=[(name, name) for name in QUANTIZATIONS],
+        help_text=_("Empty: the weights as they are. Else they are made smaller when the model is loaded."),
+    )
     max_model_len = models.PositiveIntegerField(
         _("max context"), null=True, blank=True, validators=[MinValueValidator(16)]
     )

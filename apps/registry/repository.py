@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gpu_worker.protocol import RepositoryCode, read_code
+from gpu_worker.protocol import RepositoryCode, read_code, split_source
 
 
 class RepositoryError(Exception):
@@ -14,6 +14,8 @@ def fetch_code(source: str, revision: str) -> RepositoryCode:
 
     Raises RepositoryError.
     """
+    if split_source(source).gguf_file:
+        return RepositoryCode("", [])  # such a file holds none, and nothing beside it is read
     folder = Path(source).expanduser()
     try:
         return read_code(folder if folder.is_dir() else _download(source, revision))

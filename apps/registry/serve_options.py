@@ -16,11 +16,11 @@ from typing import Any
 import psutil
 from django.core.exceptions import ValidationError
 
-from apps.registry.models import REASONING_PARSERS, TOOL_CALL_PARSERS, Reasoning
+from apps.registry.models import QUANTIZATIONS, REASONING_PARSERS, TOOL_CALL_PARSERS, Reasoning
 from apps.registry.validators import validate_model_name
+from gpu_worker.protocol import split_source
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
-QUANTIZATIONS = ("bnb-4bit", "bnb-8bit")
 COMPILE_MODES = ("auto", "on", "off")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 # Those whose value is that of the model's field of the same name.
@@ -63,7 +63,11 @@ class ServeOptions:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare every flag."""
-    parser.add_argument("model", nargs="?", help="hub id, id@revision, or a folder; none: the demo model")
+    parser.add_argument(
+        "model",
+        nargs="?",
+        help="hub id, id@revision, a folder, or a GGUF file of one of them (id:file.gguf); none: the demo model",
+    )
     parser.add_argument("--served-model-name", help="what clients call it; default: the id, or the folder's name")
     parser.add_argument("--host", default="localhost")
     parser.add_argument("--port", type=int, default=8000)
@@ -79,9 +83,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="approve the Python code of the model's repository as it is now",
     )
-    parser.add_argument("--quantization", choices=QUANTIZATIONS)
-    parser.add_argument("--load-in-4bit", action="store_true")
-    parser.add_argument("--load-in-8bit", action="store_true")
+    parser.add_argument("--quantization", choices=QUANTIZATIONS, help="make the weights smaller while loading")
+    parser.add_argument("--load-in-4bit", action="store_true", help="the same as --quantization bnb-4bit")
+    parser.add_argument("--load-in-8bit", action="store_true", help="the same as --quantization bnb-8bit")
     parser.add_argument("--max-model-len", type=int, help="tokens of prompt and answer together")
     parser.add_argument("--max-num-seqs", type=int, help="requests that may run at once")
     parser.add_argument(
@@ -164,13 +168,18 @@ def _read_model(text: str | None, served_name: str | None) -> tuple[str | None, 
         if served_name:
             raise OptionError("--served-model-name needs a model.")
         return None, None, ""
-    folder = Path(text).expanduser()
+    place, file = split_source(text)
+    folder = Path(place).expanduser()
+    suffix = f":{file}" if file else ""
     if folder.is_dir():
-        source, revision, name = str(folder.resolve()), "", served_name or folder.resolve().name
-    elif text.startswith((".", "/", "~")):
-        raise OptionError(f"There is no folder {text}.")
+        if file and not (folder / file).is_file():
+            raise OptionError(f"There is no file {file} in {place}.")
+        source, revision, name = f"{folder.resolve()}{suffix}", "", served_name or f"{folder.resolve().name}{suffix}"
+    elif place.startswith((".", "/", "~")):
+        raise OptionError(f"There is no folder {place}.")
     else:
-        source, _, revision = text.partition("@")
+        place, _, revision = place.partition("@")
+        source = f"{place}{suffix}"
         name = served_name or source
     try:
         validate_model_name(name)
@@ -207,9 +216,10 @@ def _read_quantization(given: dict[str, Any]) -> str | None:
     wanted |= {"bnb-8bit"} if given["load_in_8bit"] else set()
     if len(wanted) > 1:
         raise OptionError("Choose one quantization.")
-    if wanted and importlib.util.find_spec("bitsandbytes") is None:
-        raise OptionError("Quantization needs the package bitsandbytes: pip install bitsandbytes.")
-    return wanted.pop() if wanted else None
+    quantization = wanted.pop() if wanted else None
+    if quantization in ("bnb-4bit", "bnb-8bit") and importlib.util.find_spec("bitsandbytes") is None:
+        raise OptionError(f"The quantization {quantization} needs the package bitsandbytes: pip install bitsandbytes.")
+    return quantization
 
 
 def _read_template_kwargs(given: dict[str, Any]) -> dict[str, Any]:

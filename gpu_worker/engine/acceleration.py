@@ -27,6 +27,7 @@ from gpu_worker.engine.probe import PagedLayers, UnsupportedModelError, compare_
 from gpu_worker.engine.request import Request
 from gpu_worker.engine.scheduler import Chunk
 from gpu_worker.kernels.native import NATIVE_DTYPES, NativeError, find_compiler, get_library_path, load_library
+from gpu_worker.kernels.weight_only import get_weight_bits
 from gpu_worker.protocol import Sampling, WorkerConfig
 
 logger = logging.getLogger(__name__)
@@ -67,8 +68,8 @@ def find_obstacle(model: Any) -> str:
         return "Compiled steps are for CPUs."
     if model.config.get_text_config() is not model.config:
         return "It is more than a text model."
-    if getattr(model, "hf_quantizer", None) is not None:
-        return "It is quantized."
+    if getattr(model, "hf_quantizer", None) is not None or get_weight_bits(model) is not None:
+        return "Its weights are quantized."
     if type(model).__module__.partition(".")[0] != "transformers":
         return "It brings its own code."
     if not torch.backends.mkldnn.is_available():

@@ -20,6 +20,7 @@ from gpu_worker.protocol.codec import (
     join_to_worker,
 )
 from gpu_worker.protocol.config import (
+    Quantization,
     ReasoningFormat,
     ToolCallFormat,
     WorkerConfig,
@@ -63,6 +64,7 @@ from gpu_worker.protocol.requests import (
     Submission,
     ToWorker,
 )
+from gpu_worker.protocol.source import Source, split_source
 from gpu_worker.protocol.transcription import (
     AudioChunk,
     Transcribe,
@@ -95,6 +97,7 @@ __all__ = [
     "Pong",
     "Progress",
     "ProtocolError",
+    "Quantization",
     "Ready",
     "ReasoningFormat",
     "ReasoningSetting",
@@ -103,6 +106,7 @@ __all__ = [
     "ResumeChoice",
     "Sampling",
     "Score",
+    "Source",
     "Started",
     "Structure",
     "StructureKind",
@@ -133,5 +137,6 @@ __all__ = [
     "read_code",
     "read_worker_config",
     "split_audio",
+    "split_source",
     "write_worker_config",
 ]

@@ -25,6 +25,8 @@ ToolCallFormat = Literal[
     "none",
 ]
 ReasoningFormat = Literal["harmony", "gemma", "mistral", "granite", "think", "response_template", "none"]
+# How weights are made smaller at load: `gpu_worker/quantization.py`.
+Quantization = Literal["int8", "int4", "bnb-8bit", "bnb-4bit"]
 
 
 class WorkerConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -44,7 +46,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkno
     dtype: str = "auto"  # auto (the checkpoint's), bfloat16, float16, float32
     device: str = "auto"  # auto, cpu, cuda, cuda:N, mps
     attn_implementation: str | None = None
-    quantization: Literal["bnb-4bit", "bnb-8bit"] | None = None
+    quantization: Quantization | None = None
     chat_template: str | None = None  # overrides the repository's own
     engine: Literal["auto", "paged", "fallback"] = "auto"
     local_files_only: bool = False

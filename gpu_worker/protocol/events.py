@@ -150,6 +150,8 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     dimensions: int = 0  # of an embedding
     prompts: list[str] = []  # names that `Embed.prompt_name` may have
     supports_images: bool = False
+    quantization: str = ""  # what the weights in memory are; empty: plain
+    compile_obstacle: str = ""  # why steps of a paged model are not compiled, where that was asked for
 
 
 class Loading(msgspec.Struct, frozen=True, omit_defaults=True, tag="loading"):

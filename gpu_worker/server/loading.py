@@ -101,8 +101,19 @@ def _load_generating(config: WorkerConfig, folder: Path, on_progress: OnProgress
         engine_reason=built.reason,
         revision=loaded.revision,
         supports_images=frontend.template.takes_pictures,
+        quantization=loaded.quantization,
+        compile_obstacle=_find_compile_obstacle(loaded.model, built, config),
     )
     return ServedModel(built.engine, frontend, info, built.acceleration)
+
+
+def _find_compile_obstacle(model: Any, built: Any, config: WorkerConfig) -> str:
+    """A sentence; empty where steps are compiled, or were not to be."""
+    from gpu_worker.engine.acceleration import find_obstacle
+
+    if config.compile == "off" or built.kind != "paged" or built.acceleration is not None:
+        return ""
+    return find_obstacle(model)
 
 
 def _make_media_reader(processor: Any, tokenizer: Any) -> MediaReader | None:

@@ -36,6 +36,14 @@ def test_one_model_by_a_name_with_slashes(api: Api) -> None:
         assert client.get("/models/org/name").json()["id"] == "org/name"
 
 
+def test_one_gguf_model_by_its_id(api: Api) -> None:
+    name = "org/tiny-GGUF:tiny.Q8_0.gguf"
+    make_model(name)
+    with api.client() as client:
+        assert client.get(f"/v1/models/{name}").json()["id"] == name
+        assert client.get("/v1/models/org/tiny-GGUF:other.gguf").status_code == 404
+
+
 def test_outsider_gets_404_as_for_an_unknown_name(api: Api) -> None:
     make_model("theirs", teams=(make_team(),))
     with api.client() as client:

@@ -89,6 +89,12 @@ def test_quantization_without_its_package_is_an_error(monkeypatch):
     assert parse("--load-in-8bit").fields == {"quantization": "bnb-8bit"}
 
 
+@pytest.mark.parametrize("name", ["int8", "int4"])
+def test_quantization_of_our_own_needs_no_package(monkeypatch, name):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert parse("--quantization", name).fields == {"quantization": name}
+
+
 def test_unknown_flags_and_bad_choices_are_errors():
     for arguments in (
         ["--tensor-parallel", "2"],
@@ -108,6 +114,22 @@ def test_a_model_is_an_id_a_pinned_id_or_a_folder(tmp_path):
     options = parse(str(folder))
     assert (options.name, options.source) == ("my-model", str(folder))
     assert parse(str(folder), "--served-model-name", "team/mine").name == "team/mine"
+
+
+def test_a_gguf_file_is_named_behind_an_id_or_a_folder(tmp_path):
+    options = parse("org/tiny-GGUF@abc:tiny-q8_0.gguf")
+    assert (options.source, options.revision) == ("org/tiny-GGUF:tiny-q8_0.gguf", "abc")
+    assert options.name == "org/tiny-GGUF:tiny-q8_0.gguf"
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "a.gguf").touch()
+    for text in (f"{tmp_path}/deep:a.gguf", f"{tmp_path}/deep/a.gguf"):
+        options = parse(text)
+        assert (options.name, options.source) == ("deep:a.gguf", f"{tmp_path}/deep:a.gguf")
+    assert parse(f"{tmp_path}:deep/a.gguf").name == f"{tmp_path.name}:deep/a.gguf"
+    with pytest.raises(OptionError, match=r"no file b\.gguf"):
+        parse(f"{tmp_path}/deep:b.gguf")
+    with pytest.raises(OptionError, match="no folder"):
+        parse("/no/such/folder/a.gguf")
 
 
 def test_flags_that_were_given_change_an_existing_model_and_others_do_not(db):

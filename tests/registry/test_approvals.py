@@ -93,6 +93,7 @@ def test_code_is_read_where_the_command_runs(tmp_path: Path) -> None:
     (tmp_path / "modeling.py").write_text("x = 1")
     assert fetch_code(str(tmp_path), "") == read_code(tmp_path)
     assert [file.path for file in read_code(tmp_path).files] == ["modeling.py"]
+    assert fetch_code(f"{tmp_path}:tiny.gguf", "").files == []
     with pytest.raises(RepositoryError, match="cannot be read"):
         fetch_code("two words", "")
 

@@ -92,6 +92,15 @@ async def test_a_request_may_pin_the_revision(revision, asked, found):
             await directory.get_model(asked, caller_of(1))
 
 
+async def test_a_gguf_file_stands_behind_the_revision():
+    await sync_to_async(make_model)("org/m:a.gguf", revision="v2")
+    for asked in ("org/m:a.gguf", "org/m@v2:a.gguf"):
+        assert (await directory.get_model(asked, caller_of(1))).name == "org/m:a.gguf"
+    for asked in ("org/m", "org/m@v2", "org/m:b.gguf", "org/m@v1:a.gguf"):
+        with pytest.raises(ModelNotFound):
+            await directory.get_model(asked, caller_of(1))
+
+
 async def test_a_pinned_server_refuses_every_other_name(settings):
     settings.FORCE_MODEL = "pinned"
     await sync_to_async(make_model)("pinned")

@@ -9,6 +9,7 @@ from apps.registry import launcher, reconcile
 from apps.registry.health import get_health
 from apps.registry.launcher import WorkerProcess
 from apps.registry.models import ReplicaState
+from gpu_worker.protocol import read_worker_config
 from tests.live.installation import wait_until
 
 
@@ -85,6 +86,13 @@ def test_settings_that_no_worker_knows_fail_at_once_and_name_the_field(machine):
     row = machine(quantization="2bit").step()
     assert row.state == ReplicaState.FAILED
     assert "quantization" in row.last_error
+
+
+def test_a_quantization_reaches_the_worker(machine):
+    m = machine(quantization="int4")
+    m.step()
+    config = read_worker_config(launcher.get_folder(m.id) / "config.json")
+    assert (config.quantization, config.approved_code) == ("int4", None)
 
 
 def test_two_launches_of_one_replica_start_one_process(machine):

@@ -16,6 +16,7 @@ from transformers import (
 from gpu_worker.engine.build import find_max_model_len
 from gpu_worker.loader import LoadError, make_load_error, read_model
 from gpu_worker.protocol import ModelInfo, Task, WorkerConfig, find_commit
+from gpu_worker.quantization import describe_quantization
 from gpu_worker.tasks.pooling.engine import PoolingEngine
 from gpu_worker.tasks.pooling.frontend import PoolingFrontend, PoolingLimits
 from gpu_worker.tasks.pooling.heads import build_embedding_head, build_scoring_head
@@ -76,6 +77,7 @@ def _load(config: WorkerConfig, folder: Path, task: Task, on_progress: Callable[
         max_model_len=limits.max_model_len,
         vocab_size=limits.vocab_size,
         revision=find_commit(folder),
+        quantization=describe_quantization(model),
         task=task,
         dimensions=limits.dimensions if task == "embed" else 0,
         prompts=sorted(recipe.prompts),

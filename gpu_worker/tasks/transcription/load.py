@@ -8,6 +8,7 @@ from transformers import AutoFeatureExtractor, AutoModelForSpeechSeq2Seq
 
 from gpu_worker.loader import make_load_error, read_model
 from gpu_worker.protocol import ModelInfo, WorkerConfig, find_commit
+from gpu_worker.quantization import describe_quantization
 from gpu_worker.tasks.transcription.engine import TranscriptionEngine
 from gpu_worker.tasks.transcription.frontend import SpeechModel, TranscriptionFrontend
 from gpu_worker.tasks.transcription.whisper import WhisperRunner
@@ -39,6 +40,7 @@ def load_transcription(
         vocab_size=model.config.vocab_size,
         num_blocks=config.max_num_seqs,
         revision=find_commit(folder),
+        quantization=describe_quantization(model),
         task="transcribe",
     )
     return LoadedTranscription(

@@ -54,17 +54,12 @@ def test_dtype_and_aliases_of_paged_attention_are_accepted(folder: Path) -> None
         ({"dtype": "int3"}, "dtype must be one of"),
         ({"device": "abacus"}, "no device called"),
         ({"attn_implementation": "bogus"}, "bogus"),
+        ({"attn_implementation": "somebody/kernel"}, "code from a hub"),
     ],
 )
 def test_a_bad_setting_is_named(folder: Path, fields: dict[str, str], sentence: str) -> None:
     with pytest.raises(LoadError, match=sentence):
         load(folder, **fields)
-
-
-def test_quantization_without_its_package_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpu_worker.loader.importlib.util.find_spec", lambda _name: None)
-    with pytest.raises(LoadError, match="bitsandbytes"):
-        load(folder, quantization="bnb-4bit")
 
 
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:

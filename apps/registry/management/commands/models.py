@@ -10,8 +10,8 @@ from django.db import transaction
 from apps.core.errors import ServiceError
 from apps.registry import services
 from apps.registry.management.code import approve_code
-from apps.registry.models import HostedModel, Replica, ReplicaState
-from apps.registry.serve_options import DTYPES, QUANTIZATIONS
+from apps.registry.models import QUANTIZATIONS, HostedModel, Replica, ReplicaState
+from apps.registry.serve_options import DTYPES
 
 
 class Command(BaseCommand):
