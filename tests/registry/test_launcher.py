@@ -2,6 +2,7 @@
 
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -40,8 +41,9 @@ def test_it_leads_a_session_of_its_own_and_sees_none_of_our_secrets(machine, mon
     m = machine()
     m.step()
     assert os.getsid(m.process.pid) == m.process.pid
-    with open(f"/proc/{m.process.pid}/environ") as environ:
-        names = {entry.partition("=")[0] for entry in environ.read().split("\0")}
+    path = Path(f"/proc/{m.process.pid}/environ")
+    environ = wait_until(path.read_text, 10, "the kernel has laid out its environment")  # empty for a moment
+    names = {entry.partition("=")[0] for entry in environ.split("\0")}
     assert {"HF_HUB_OFFLINE", "PATH"} <= names
     assert not names & {"ATRIUM_API_KEY", "DATABASE_URL", "DJANGO_SETTINGS_MODULE"}
 
