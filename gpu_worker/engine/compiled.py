@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -98,28 +99,27 @@ def start_compiling(spec: ArtifactSpec, folder: Path) -> subprocess.Popen[str]:
 class AotForward:
     """A loaded library on a model's weights. Implements `CompiledForward`."""
 
-    def __init__(self, package: Any, tensors: dict[str, torch.Tensor]) -> None:
-        self._run = package.loader.boxed_run
+    def __init__(self, package: int, tensors: dict[str, torch.Tensor]) -> None:
         self._package = package
         self._tensors = tensors  # the library keeps their addresses only
+        self._run = torch.ops.atrium.run_package.default
+        weakref.finalize(self, torch.ops.atrium.close_package, package)
 
     def __call__(self, input_ids: torch.Tensor, position_ids: torch.Tensor, indices_R: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self._run([input_ids, position_ids, indices_R])[0]
+        logits: torch.Tensor = self._run(self._package, input_ids, position_ids, indices_R)
         return logits
 
 
 def load_artifact(path: Path, model: torch.nn.Module) -> AotForward:
-    """Load and give it the model's weights, which are not copied. Raises ArtifactError."""
-    from torch._inductor import aoti_load_package  # takes a second to import, and only this needs it
-
+    """Load and give it the model's weights, which are not copied. Needs the native library. Raises ArtifactError."""
     try:
-        package = aoti_load_package(str(path))
+        package: int = torch.ops.atrium.open_package(str(path))
         have = {PREFIX + name: tensor for name, tensor in list_tensors(model).items()}
-        wanted = package.get_constant_fqns()
+        wanted: list[str] = torch.ops.atrium.list_constants(package)
         if missing := [name for name in wanted if name not in have]:
             raise ArtifactError(f"The compiled model wants tensors that the model lacks: {', '.join(missing[:3])}.")
         tensors = {name: have[name].detach() for name in wanted}
-        package.load_constants(tensors, check_full_update=True, user_managed=True)
+        torch.ops.atrium.set_constants(package, list(tensors), list(tensors.values()))
     except (RuntimeError, OSError) as error:
         raise ArtifactError(f"The compiled model cannot be loaded: {error}") from error
     return AotForward(package, tensors)

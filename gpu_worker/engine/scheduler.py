@@ -20,7 +20,7 @@ from gpu_worker.engine.media import MediaSpan
 from gpu_worker.engine.request import Request, RequestStatus
 from gpu_worker.engine.waiting import WaitingQueue
 
-LONG_PROMPT_TOKENS = 256  # still to be computed: from here on a prompt is paced
+LONG_PROMPT_TOKENS = 256  # to be computed: from here on a prompt is paced
 
 
 class Chunk(NamedTuple):
@@ -58,14 +58,16 @@ class Scheduler:
         """The chunks of the next step; decodes come before longer chunks.
 
         Where somebody decodes, long prompts get at most `pace` tokens together, so that the others' next tokens do
-        not wait for them. Short prompts are done in one step.
+        not wait for them. Short ones are begun at once, together at most as many tokens as the longest of them.
         """
         self._make_room()
         chunks, num_preempted = self._schedule_decodes()
         if (whole := self._take_media_turn()) is not None:
             return [whole]
         budget = self._max_num_batched_tokens - len(chunks)
-        long_budget = budget if pace is None or not chunks else pace
+        long_budget = budget
+        if pace is not None and chunks:
+            budget, long_budget = min(budget, max(pace, self._long_prompt_tokens)), pace
         # Prompts, begun or waiting, in the order of fair share: a long one of somebody else does not go first for ever.
         begun = [request for request in self.running if _num_pending(request) > 1]
         begun.sort(key=self.waiting.rank, reverse=True)
@@ -79,7 +81,7 @@ class Scheduler:
                 may_admit = self._admit(newcomer)
                 request = newcomer if may_admit else None
             if request is not None:
-                is_long = _num_pending(request) > self._long_prompt_tokens
+                is_long = request.num_tokens - request.num_cached_tokens > self._long_prompt_tokens
                 num_tokens = _append_chunk(chunks, request, min(budget, long_budget) if is_long else budget)
                 budget -= num_tokens
                 long_budget -= num_tokens if is_long else 0

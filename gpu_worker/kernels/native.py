@@ -1,4 +1,4 @@
-"""Our C++ operators (`paged_cpu.cpp`): built once for a machine, loaded into this process, described to the compiler.
+"""Our C++ operators: built once for a machine, loaded into this process, described to the compiler.
 
 Building takes a C++ compiler and ten seconds; the library is kept in a folder under a name that says what it was
 built from and for. Without a compiler there is no library, and everything runs on plain torch.
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-_SOURCE = Path(__file__).with_name("paged_cpu.cpp")
+_SOURCES = [Path(__file__).with_name(name) for name in ("paged_cpu.cpp", "forward_package.cpp")]
 _HEADER = Path(__file__).with_name("decode_math.h")
 # Products may be fused and sums reordered within a loop that says so; nothing may assume that there is no NaN.
 _CAPABILITY = torch.backends.cpu.get_cpu_capability()  # which vectors torch's headers are to use
@@ -57,7 +57,7 @@ def build_library(folder: Path) -> Path:
         built = Path(scratch) / path.name
         includes = [f"-I{include}" for include in include_paths()]
         libraries = [*(f"-L{library}" for library in library_paths()), "-ltorch_cpu", "-ltorch", "-lc10"]
-        command = [compiler, *_FLAGS, *includes, str(_SOURCE), *libraries, "-o", str(built)]
+        command = [compiler, *_FLAGS, *includes, *map(str, _SOURCES), *libraries, "-o", str(built)]
         try:
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=_BUILD_TIMEOUT_S)
         except subprocess.CalledProcessError as error:
@@ -90,7 +90,8 @@ def _describe_linear(x: torch.Tensor, index: int, num_outputs: int) -> torch.Ten
 
 @functools.cache
 def _get_build_key() -> str:
-    parts = [_SOURCE.read_text(), _HEADER.read_text(), " ".join(_FLAGS), torch.__version__, find_processor()]
+    sources = [source.read_text() for source in (*_SOURCES, _HEADER)]
+    parts = [*sources, " ".join(_FLAGS), torch.__version__, find_processor()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

@@ -328,6 +328,43 @@ def test_a_long_prompt_is_paced_while_others_decode_and_a_short_one_is_not() -> 
     assert [chunk.num_tokens for chunk in scheduler.schedule(pace=20)] == [512], "nobody decodes: nobody waits"
 
 
+def test_the_end_of_a_long_prompt_is_paced_too_but_not_what_the_cache_knows() -> None:
+    scheduler = Scheduler(BlockManager(1000, BLOCK_SIZE), max_num_seqs=8, max_num_batched_tokens=512)
+    first = make_request("first", [4] * 600)
+    scheduler.waiting.push(first)
+    scheduler.complete(scheduler.schedule())
+    talking = make_request("talking", [1, 2, 3], user="b")
+    scheduler.waiting.push(talking)
+    scheduler.complete(scheduler.schedule())
+    for request in (first, talking):
+        request.output_token_ids.append(1)
+    scheduler.waiting.push(late := make_request("late", [4] * 600 + [5] * 100, user="c"))
+    scheduler.waiting.push(long := make_request("long", [6] * 300, user="d"))
+    sizes = []
+    while long.num_tokens > long.num_computed_tokens:
+        chunks = scheduler.schedule(pace=50)
+        sizes.append({chunk.request.id: chunk.num_tokens for chunk in chunks})
+        scheduler.complete(chunks)
+        for request in scheduler.running:
+            if request.num_computed_tokens == request.num_tokens and request is not long:
+                request.output_token_ids.append(1)
+    assert [size.get("long") for size in sizes] == [50] * 6
+    assert sizes[0]["late"] == 100
+    assert late.num_cached_tokens == 600
+
+
+def test_many_short_prompts_together_do_not_hold_up_those_who_decode() -> None:
+    scheduler = Scheduler(BlockManager(400, BLOCK_SIZE), max_num_seqs=8, max_num_batched_tokens=512)
+    talking = make_request("talking", [1, 2, 3])
+    scheduler.waiting.push(talking)
+    scheduler.complete(scheduler.schedule(pace=20))
+    talking.output_token_ids.append(1)
+    for number in range(5):
+        scheduler.waiting.push(make_request(f"short{number}", [10 + number] * 100, user="b"))
+    sizes = [chunk.num_tokens for chunk in scheduler.schedule(pace=20)]
+    assert sizes == [1, 100, 100, 56]
+
+
 def test_pace_follows_what_steps_cost() -> None:
     pace = PrefillPace()
     assert pace.num_tokens is None
