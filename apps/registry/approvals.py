@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from apps.accounts.models import User
 from apps.registry import services
-from apps.registry.models import HostedModel, ModelCode
+from apps.registry.models import HostedModel, ModelCode, ReplicaState
 from gpu_worker.protocol import RepositoryCode
 
 logger = logging.getLogger(__name__)
@@ -31,10 +31,15 @@ def record_code(*, model: HostedModel, code: RepositoryCode) -> ModelCode:
 
 
 def approve(*, row: ModelCode, by: User | None, through: str) -> None:
-    """From now on the model may be loaded with this code. `by` is None for who has the machine's terminal."""
+    """From now on the model may be loaded with this code, at once although it may have failed just now.
+
+    `by` is None for who has the machine's terminal.
+    """
     row.approved_at, row.approved_by, row.approved_through = timezone.now(), by, through
     row.save(update_fields=["approved_at", "approved_by", "approved_through"])
     logger.warning("the code %s of %s was approved through %s", row.sha256, row.model, through)
+    for failed in row.model.replicas.filter(state=ReplicaState.FAILED):
+        services.mark_stopped(replica=failed)
 
 
 def withdraw(*, row: ModelCode) -> None:

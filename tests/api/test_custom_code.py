@@ -32,7 +32,6 @@ def machine(settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tran
     settings.DATA_DIR = tmp_path / "data"
     settings.DATA_DIR.mkdir()
     monkeypatch.setattr(current_app, "send_task", lambda *args, **options: None)
-    monkeypatch.setattr(services, "FAILED_REST_S", 0.0)
     monkeypatch.setattr(reconcile, "DRAIN_SETTLE_S", 0.0)
     services.register_node(name=settings.NODE_NAME, address=settings.NODE_ADDRESS, info={})
     yield settings.NODE_NAME

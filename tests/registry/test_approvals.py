@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from apps.registry import approvals, reconcile
+from apps.registry import approvals, reconcile, services
 from apps.registry.models import HostedModel, ModelCode, ReplicaState
 from apps.registry.repository import RepositoryError, fetch_code
 from gpu_worker.protocol import CodeFile, RepositoryCode, WorkerConfig, read_code
@@ -61,6 +61,17 @@ def test_what_was_approved_last_counts_until_it_is_withdrawn(db: None) -> None:
     assert read_config(model).approved_code == old.sha256
     replica.refresh_from_db()
     assert replica.state == ReplicaState.DRAINING
+
+
+def test_a_model_that_failed_for_want_of_it_may_be_loaded_at_once(db: None) -> None:
+    services.register_node(name="local", address="127.0.0.1", info={})
+    model = make_model("m")
+    make_replica(model, state=ReplicaState.FAILED, pid=1, last_error="It brings its own code.")
+    services.request_replica(model_id=model.pk)
+    assert model.replicas.exclude(state=ReplicaState.FAILED).count() == 0, "it has only just failed"
+    approve(model, make_code())
+    services.request_replica(model_id=model.pk)
+    assert {replica.state for replica in model.replicas.all()} == {ReplicaState.STOPPED, ReplicaState.REQUESTED}
 
 
 def test_it_is_recorded_who_approved_what_and_when(db: None) -> None:
