@@ -170,6 +170,7 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": RECONCILE_INTERVAL_S,
         "options": {"expires": 2 * RECONCILE_INTERVAL_S},
     },
+    "forget": {"task": "openai_api.sweep_responses", "schedule": 600.0, "options": {"expires": 600.0}},
     "sweep": {"task": "usage.sweep", "schedule": 15.0, "options": {"expires": 15.0}},
 }
 
@@ -223,6 +224,7 @@ FETCH_TIMEOUT_S = env_float("ATRIUM_FETCH_TIMEOUT_S", 10.0, minimum=0.1)
 FETCH_HOSTS = env_list("ATRIUM_FETCH_HOSTS")  # only these; empty: any with a public address
 FETCH_PRIVATE_HOSTS = env_list("ATRIUM_FETCH_PRIVATE_HOSTS")  # these although their addresses are private
 MAX_AUDIO_BYTES = env_int("ATRIUM_MAX_AUDIO_BYTES", 25 * 1024 * 1024, minimum=1024)  # of an uploaded recording
+RESPONSES_RETENTION_DAYS = env_float("ATRIUM_RESPONSES_RETENTION_DAYS", 30.0, minimum=0)  # 0: until they are deleted
 AUTH_CACHE_TTL_S = env_float("ATRIUM_AUTH_CACHE_TTL_S", 10.0, minimum=0)
 # A request whose model is not loaded waits this long for it before it fails with 503.
 LOAD_TIMEOUT_S = env_float("ATRIUM_LOAD_TIMEOUT_S", 600.0, minimum=1)

@@ -7,8 +7,15 @@ from pathlib import Path
 import pytest
 
 from apps.core import errors
-from apps.openai_api.parameters import BOOKKEEPING, CHAT_NEUTRAL, COMPLETION_NEUTRAL, EMBEDDING_NEUTRAL, RANKING_NEUTRAL
-from apps.openai_api.schemas import chat, completions, embeddings, generation_config, ranking, transcriptions
+from apps.openai_api.parameters import (
+    BOOKKEEPING,
+    CHAT_NEUTRAL,
+    COMPLETION_NEUTRAL,
+    EMBEDDING_NEUTRAL,
+    RANKING_NEUTRAL,
+    RESPONSES_NEUTRAL,
+)
+from apps.openai_api.schemas import chat, completions, embeddings, generation_config, ranking, responses, transcriptions
 from apps.openai_api.urls import consumers, urlpatterns
 from project import checks
 
@@ -36,6 +43,7 @@ def find_undocumented(names: object, text: str) -> list[str]:
         ("Honoured by completions", completions.HONOURED - chat.HONOURED),
         ("Accepted without effect", BOOKKEEPING),
         ("Refused unless neutral", CHAT_NEUTRAL.keys() | COMPLETION_NEUTRAL.keys()),
+        ("Honoured by responses", responses.HONOURED | RESPONSES_NEUTRAL.keys()),
         ("POST /v1/embeddings", embeddings.HONOURED | EMBEDDING_NEUTRAL.keys()),
         ("POST /v1/rerank", ranking.RERANK_HONOURED),
         ("POST /v1/score", ranking.SCORE_HONOURED | RANKING_NEUTRAL.keys()),
@@ -66,7 +74,7 @@ def test_every_error_code_is_documented() -> None:
 def test_every_path_is_documented() -> None:
     paths = {*consumers, *(str(route.pattern) for route in urlpatterns)}
     named = {path for path in paths if path.startswith("v1/") or path in ("load_model", "health", "ready", "schema")}
-    missing = [path for path in named if f" /{path.replace('<path:model_id>', '{id}')}`" not in API]
+    missing = [path for path in named if f" /{re.sub(r'<[^>]+>', '{id}', path)}`" not in API]
     assert missing == []
 
 

@@ -29,6 +29,11 @@ def new_completion_id() -> str:
     return new_id("cmpl-")
 
 
+def new_response_id() -> str:
+    """Of one response; the ids of its items are made of it."""
+    return new_id("resp_")
+
+
 def new_embedding_id() -> str:
     """Of one request for embeddings, in the ledger."""
     return new_id("embd-")

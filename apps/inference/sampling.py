@@ -6,9 +6,14 @@ from hashlib import blake2b
 import msgspec
 
 from apps.core.errors import InternalError
+from apps.inference.pool import get_pool
 from apps.inference.requests import GenerationRequest
+from apps.registry import directory
 from apps.registry.directory import ModelSpec
 from gpu_worker.protocol import ModelInfo, Sampling
+
+# Of a model whose replica was lost just now.
+_UNKNOWN = ModelInfo(architecture="", engine="paged", dtype="", device="", max_model_len=0, vocab_size=0)
 
 logger = logging.getLogger(__name__)
 
@@ -27,3 +32,11 @@ def resolve_sampling(request: GenerationRequest, model: ModelSpec, info: ModelIn
         # What the client gave was checked before it became a GenerationRequest.
         logger.error("generation defaults of model %s: %s", model.name, error)
         raise InternalError(f"The generation defaults of the model '{model.name}' are not valid.") from error
+
+
+async def find_sampling(request: GenerationRequest) -> Sampling:
+    """How a request that has started is sampled: what `resolve_sampling` gives with a replica that is ready."""
+    model = await directory.get_model(request.model, request.caller)
+    links = get_pool().get_links(await directory.get_replicas(model.id))
+    infos = [link.info for link in links if link.info is not None]
+    return resolve_sampling(request, model, infos[0] if infos else _UNKNOWN)

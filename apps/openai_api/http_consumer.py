@@ -105,6 +105,10 @@ class HttpConsumer(AsyncConsumer):
         self._stop_keepalive()
         await self._send({"type": "http.response.body", "body": events, "more_body": False})
 
+    def encode_failure(self, error: ServiceError) -> bytes:
+        """The end of a stream that has begun and fails."""
+        return encode_sse_error(error)
+
     async def _respond_until_disconnect(self, receive: Receive, body: bytes) -> None:
         task = cast(asyncio.Task[Any], asyncio.current_task())
         watchers: list[asyncio.Task[None]] = []
@@ -126,7 +130,7 @@ class HttpConsumer(AsyncConsumer):
 
     async def _send_failure(self, error: ServiceError) -> None:
         if self._started:
-            await self.finish_sse(encode_sse_error(error))
+            await self.finish_sse(self.encode_failure(error))
         else:
             headers = get_error_headers(error)
             if isinstance(error, MethodNotAllowed):

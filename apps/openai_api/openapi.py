@@ -10,6 +10,7 @@ from apps.openai_api.schemas.completions import CompletionBody
 from apps.openai_api.schemas.embeddings import EmbeddingBody
 from apps.openai_api.schemas.load import LoadBody
 from apps.openai_api.schemas.ranking import RerankBody, ScoreBody
+from apps.openai_api.schemas.responses import ResponsesBody
 from apps.openai_api.schemas.transcriptions import ResponseFormat
 from gpu_worker.protocol import Task
 
@@ -49,15 +50,43 @@ ERROR_SCHEMA: dict[str, Any] = {
         }
     },
 }
+RESPONSE_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string"},
+        "object": {"type": "string", "enum": ["response"]},
+        "status": {"type": "string", "enum": ["completed", "incomplete"]},
+        "output": {"type": "array", "items": {"type": "object"}},
+    },
+}
+RESPONSE_DELETED_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string"},
+        "object": {"type": "string", "enum": ["response"]},
+        "deleted": {"type": "boolean"},
+    },
+}
+ITEM_LIST_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "object": {"type": "string", "enum": ["list"]},
+        "data": {"type": "array", "items": {"type": "object"}},
+        "first_id": {"type": ["string", "null"]},
+        "last_id": {"type": ["string", "null"]},
+        "has_more": {"type": "boolean"},
+    },
+}
 _OPERATIONS: dict[str, tuple[type[msgspec.Struct], str, str]] = {
     "/v1/chat/completions": (ChatBody, "create_chat_completion", "A chat completion, whole or as a stream of chunks."),
     "/v1/completions": (CompletionBody, "create_completion", "Text completions of one or several prompts."),
+    "/v1/responses": (ResponsesBody, "create_response", "A response, whole or as a stream of events."),
     "/v1/embeddings": (EmbeddingBody, "create_embedding", "A vector for each text."),
     "/v1/rerank": (RerankBody, "rerank", "Documents in the order in which they answer a query."),
     "/v1/score": (ScoreBody, "score", "How well each second text answers its first."),
     "/load_model": (LoadBody, "load_model", "Have a model loaded; its progress as server-sent events."),
 }
-_STREAMED = ("create_chat_completion", "create_completion", "create_transcription", "load_model")
+_STREAMED = ("create_chat_completion", "create_completion", "create_response", "create_transcription", "load_model")
 _TEXT = {"type": "string"}
 _TRANSLATION_FORM: dict[str, Any] = {
     "file": {"type": "string", "format": "binary", "description": "flac, mp3, mp4, m4a, ogg, wav or webm"},

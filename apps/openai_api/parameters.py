@@ -91,6 +91,15 @@ COMPLETION_NEUTRAL: dict[str, tuple[Any, ...]] = _SHARED_NEUTRAL | {
     "suffix": ("",),
     "prompt_embeds": (),
 }
+# of /v1/responses
+RESPONSES_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "background": (False,),
+    "context_management": ([],),
+    "conversation": (),
+    "image": (),
+    "moderation": (),
+    "prompt": (),
+}
 
 # of /v1/embeddings, /v1/rerank and /v1/score
 EMBEDDING_NEUTRAL: dict[str, tuple[Any, ...]] = {

@@ -10,10 +10,13 @@ from apps.core.middleware import ASGIApp
 from apps.openai_api.audio_consumers import TranscriptionsConsumer, TranslationsConsumer
 from apps.openai_api.consumers import ChatCompletionsConsumer, CompletionsConsumer, LoadModelConsumer
 from apps.openai_api.pooling_consumers import EmbeddingsConsumer, RerankConsumer, ScoreConsumer
+from apps.openai_api.response_views import InputItemsView, ResponseView
+from apps.openai_api.responses_consumer import ResponsesConsumer
 from apps.openai_api.views import ModelListView, ModelView, health, ready, unknown_path
 
 _chat: ASGIApp = ChatCompletionsConsumer.as_asgi()
 _completions: ASGIApp = CompletionsConsumer.as_asgi()
+_responses: ASGIApp = ResponsesConsumer.as_asgi()
 _embeddings: ASGIApp = EmbeddingsConsumer.as_asgi()
 _rerank: ASGIApp = RerankConsumer.as_asgi()
 _score: ASGIApp = ScoreConsumer.as_asgi()
@@ -26,6 +29,8 @@ consumers: dict[str, ASGIApp] = {
     "v1/completions": _completions,
     "chat/completions": _chat,
     "completions": _completions,
+    "v1/responses": _responses,
+    "responses": _responses,
     "v1/embeddings": _embeddings,
     "v1/rerank": _rerank,
     "v1/score": _score,
@@ -46,6 +51,10 @@ urlpatterns: list[URLPattern] = [
     path("v1/models/<path:model_id>", ModelView.as_view(), name="model"),
     path("models", ModelListView.as_view(schema=None)),
     path("models/<path:model_id>", ModelView.as_view(schema=None)),
+    path("v1/responses/<str:response_id>", ResponseView.as_view(), name="response"),
+    path("v1/responses/<str:response_id>/input_items", InputItemsView.as_view(), name="input_items"),
+    path("responses/<str:response_id>", ResponseView.as_view(schema=None)),
+    path("responses/<str:response_id>/input_items", InputItemsView.as_view(schema=None)),
     path("health", health, name="health"),
     path("v1/health", health),
     path("ready", ready, name="ready"),

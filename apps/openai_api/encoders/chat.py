@@ -9,7 +9,7 @@ from typing import Any
 
 from apps.core.http import encode_json
 from apps.inference.requests import GenerationRequest
-from apps.openai_api.encoders.parts import encode_finish_reason, encode_usage, make_fingerprint
+from apps.openai_api.encoders.parts import encode_finish_reason, encode_logprobs, encode_usage, make_fingerprint
 from gpu_worker.protocol import Delta, Finished, TokenLogprob, ToolCallDelta, Usage
 
 
@@ -162,15 +162,4 @@ def _make_tool_call(call: ToolCallDelta) -> dict[str, Any]:
 
 
 def _make_logprobs(logprobs: list[TokenLogprob]) -> dict[str, Any]:
-    content = [
-        {
-            "token": token.token,
-            "logprob": token.logprob,
-            "bytes": list(token.bytes),
-            "top_logprobs": [
-                {"token": top.token, "logprob": top.logprob, "bytes": list(top.bytes)} for top in token.top
-            ],
-        }
-        for token in logprobs
-    ]
-    return {"content": content, "refusal": None}
+    return {"content": encode_logprobs(logprobs), "refusal": None}

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.conf import settings
 
-from gpu_worker.protocol import FinishReason, Usage
+from gpu_worker.protocol import FinishReason, TokenLogprob, Usage
 
 # OpenAI knows no "abort": such an answer ended before its time, as one cut by max_tokens does.
 _FINISH_REASONS: dict[FinishReason, str] = {
@@ -32,6 +32,21 @@ def encode_usage(usage: Usage) -> dict[str, Any]:
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
     }
+
+
+def encode_logprobs(logprobs: list[TokenLogprob]) -> list[dict[str, Any]]:
+    """Each token with its alternatives."""
+    return [
+        {
+            "token": token.token,
+            "logprob": token.logprob,
+            "bytes": list(token.bytes),
+            "top_logprobs": [
+                {"token": top.token, "logprob": top.logprob, "bytes": list(top.bytes)} for top in token.top
+            ],
+        }
+        for token in logprobs
+    ]
 
 
 def add_usage(total: Usage, more: Usage) -> Usage:

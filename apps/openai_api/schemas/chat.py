@@ -126,7 +126,7 @@ def _read_messages(chat: ChatBody) -> list[dict[str, Any]]:
             raise InvalidRequest("Send either 'messages' or 'input' with 'instructions'.", param="input")
         return convert_messages(chat.messages)
     if chat.input is not None:
-        return convert_messages(convert_input(chat.input, chat.instructions))
+        return convert_input(chat.input, chat.instructions).convert()
     raise InvalidRequest("'messages' is required.", param="messages")
 
 

@@ -95,7 +95,7 @@ def convert_tools(tools: list[Tool] | None) -> list[dict[str, Any]] | None:
     """The nested OpenAI form; None for no tools. Raises InvalidRequest."""
     if not tools:
         return None
-    return [_convert_tool(tool, f"tools[{index}]") for index, tool in enumerate(tools)]
+    return [convert_tool(tool, f"tools[{index}]") for index, tool in enumerate(tools)]
 
 
 def _convert_message(message: Message, path: str) -> dict[str, Any]:
@@ -165,7 +165,8 @@ def _convert_tool_call(call: ToolCall) -> dict[str, Any]:
     return converted if call.id is None else {"id": call.id, **converted}
 
 
-def _convert_tool(tool: Tool, path: str) -> dict[str, Any]:
+def convert_tool(tool: Tool, path: str) -> dict[str, Any]:
+    """One tool, which errors call by its path. Raises InvalidRequest."""
     if tool.type != "function":
         raise UnsupportedParameter(f"'{path}': tools of type '{tool.type}' are not supported.", param=f"{path}.type")
     spec = tool.function

@@ -1,0 +1,77 @@
+"""Stored responses: read, deleted, and what they answered. DRF, behind Django's usual handler."""
+
+from django.http import HttpResponse
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from apps.accounts.auth import get_caller
+from apps.core.errors import InvalidRequest, UnsupportedParameter
+from apps.openai_api.openapi import ITEM_LIST_SCHEMA, RESPONSE_DELETED_SCHEMA, RESPONSE_SCHEMA
+from apps.openai_api.stored_responses import access_response, delete_response, list_input
+
+DEFAULT_LIMIT, MAX_LIMIT = 20, 100
+
+
+class ResponseView(APIView):
+    """/v1/responses/{id}"""
+
+    @extend_schema(operation_id="get_response", responses={200: OpenApiResponse(RESPONSE_SCHEMA)})
+    def get(self, request: Request, response_id: str) -> HttpResponse:
+        """The response as it ended; 404 for one that is another's, deleted, or no longer kept."""
+        for name in ("stream", "starting_after"):
+            if request.query_params.get(name, "false") != "false":
+                raise UnsupportedParameter(f"'{name}': a stored response is not streamed.", param=name)
+        stored = access_response(get_caller(request), response_id)
+        return HttpResponse(stored.response, content_type="application/json")
+
+    @extend_schema(operation_id="delete_response", responses={200: OpenApiResponse(RESPONSE_DELETED_SCHEMA)})
+    def delete(self, request: Request, response_id: str) -> Response:
+        """Forget the response and its input."""
+        delete_response(get_caller(request), response_id)
+        return Response({"id": response_id, "object": "response", "deleted": True})
+
+
+class InputItemsView(APIView):
+    """GET /v1/responses/{id}/input_items"""
+
+    @extend_schema(
+        operation_id="list_input_items",
+        parameters=[
+            OpenApiParameter("after", str),
+            OpenApiParameter("limit", int, description=f"1 to {MAX_LIMIT}, by default {DEFAULT_LIMIT}"),
+            OpenApiParameter("order", str, enum=["asc", "desc"], default="desc"),
+        ],
+        responses={200: OpenApiResponse(ITEM_LIST_SCHEMA)},
+    )
+    def get(self, request: Request, response_id: str) -> Response:
+        """What the response answered, the latest first: its input, and the conversation before it."""
+        limit, order = _read_limit(request), request.query_params.get("order", "desc")
+        if order not in ("asc", "desc"):
+            raise InvalidRequest("'order' must be asc or desc.", param="order")
+        items = list_input(get_caller(request), response_id)
+        if order == "desc":
+            items.reverse()
+        if after := request.query_params.get("after"):
+            place = next((index for index, item in enumerate(items) if item["id"] == after), None)
+            if place is None:
+                raise InvalidRequest(f"'after': there is no item '{after}'.", param="after")
+            items = items[place + 1 :]
+        page = items[:limit]
+        return Response(
+            {
+                "object": "list",
+                "data": page,
+                "first_id": page[0]["id"] if page else None,
+                "last_id": page[-1]["id"] if page else None,
+                "has_more": len(items) > limit,
+            }
+        )
+
+
+def _read_limit(request: Request) -> int:
+    given = request.query_params.get("limit", str(DEFAULT_LIMIT))
+    if not (given.isascii() and given.isdigit() and len(given) < 5 and 1 <= int(given) <= MAX_LIMIT):
+        raise InvalidRequest(f"'limit' must be a number from 1 to {MAX_LIMIT}.", param="limit")
+    return int(given)

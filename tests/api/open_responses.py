@@ -1,0 +1,80 @@
+"""Checks responses and events against the models of Open Responses, and streams against their own rules.
+
+https://www.openresponses.org. Where those models differ from OpenAI's reference, what OpenAI documents counts:
+`reasoning_text` in names of events, and the schema that `text.format` repeats (theirs allows null alone).
+"""
+
+from typing import Any
+
+import openresponses_types as models
+from pydantic import BaseModel, RootModel, TypeAdapter
+
+_EVENTS: dict[str, type[BaseModel]] = {
+    str(next(iter(model.model_fields["type"].annotation))): model
+    for name, model in vars(models).items()
+    if name.endswith("StreamingEvent") and isinstance(model, type) and not issubclass(model, RootModel)
+}
+_ITEM: TypeAdapter[Any] = TypeAdapter(
+    models.Message | models.FunctionCall | models.FunctionCallOutput | models.ReasoningBody
+)
+
+
+def check_response(response: dict[str, Any]) -> None:
+    """Raises ValidationError."""
+    if response["text"]["format"]["type"] == "json_schema":
+        plain = {"format": {**response["text"]["format"], "schema": None}}
+        response = {**response, "text": plain}
+    tools = [tool for tool in response["tools"] if tool["type"] == "function"]  # they know no namespaces
+    models.ResponseResource.model_validate({**response, "tools": tools})
+
+
+def check_item(item: dict[str, Any]) -> None:
+    """Raises ValidationError."""
+    _ITEM.validate_python(item)
+
+
+def check_stream(events: list[dict[str, Any]]) -> dict[str, Any]:
+    """Every event by its model, and the whole by the order of the reference. Returns the last response."""
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    for event in events:
+        _check_event(event)
+    assert [event["type"] for event in events[:2]] == ["response.created", "response.in_progress"]
+    last = events[-1]["response"]
+    assert events[-1]["type"] == f"response.{last['status']}"
+    assert [event["response"]["id"] for event in events if "response" in event] == [last["id"]] * 3
+    done: list[dict[str, Any]] = []
+    rest = events[2:-1]
+    while rest:
+        end = next(place for place, event in enumerate(rest) if event["type"] == "response.output_item.done")
+        done.append(_check_item_events(rest[: end + 1], len(done)))
+        rest = rest[end + 1 :]
+    assert done == last["output"]
+    return last
+
+
+def _check_event(event: dict[str, Any]) -> None:
+    if "response" in event:
+        check_response(event["response"])
+        event = {**event, "response": {**event["response"], "tools": [], "text": {"format": {"type": "text"}}}}
+    kind = event["type"].replace("response.reasoning_text.", "response.reasoning.")
+    _EVENTS[kind].model_validate({**event, "type": kind})
+
+
+def _check_item_events(events: list[dict[str, Any]], output_index: int) -> dict[str, Any]:
+    """From output_item.added to output_item.done. Returns the item."""
+    item: dict[str, Any] = events[-1]["item"]
+    assert {event["output_index"] for event in events} == {output_index}
+    assert {event.get("item_id", item["id"]) for event in events} == {item["id"]}
+    assert (events[0]["type"], events[0]["item"]["id"]) == ("response.output_item.added", item["id"])
+    deltas = [event["delta"] for event in events if event["type"].endswith(".delta")]
+    kinds = [event["type"] for event in events if not event["type"].endswith(".delta")]
+    if item["type"] == "function_call":
+        assert kinds[1:-1] == ["response.function_call_arguments.done"]
+        assert "".join(deltas) == events[-2]["arguments"] == item["arguments"]
+    else:
+        name = {"message": "response.output_text", "reasoning": "response.reasoning_text"}[item["type"]]
+        assert kinds[1:-1] == ["response.content_part.added", f"{name}.done", "response.content_part.done"]
+        (part,) = item["content"]
+        assert "".join(deltas) == events[-3]["text"] == part["text"]
+        assert events[-2]["part"] == part
+    return item
