@@ -35,8 +35,12 @@ class Vocabulary(NamedTuple):
 def build_vocabulary(
     tokenizer: TextTokenizer, vocab_size: int, eos_token_ids: frozenset[int], visible_ids: frozenset[int]
 ) -> Vocabulary:
-    """All ids of the model, those that its tokenizer does not have included. Takes about a second for 150,000."""
-    hidden = [i for i in range(vocab_size) if tokenizer.is_hidden(i) and i not in visible_ids]
+    """All ids of the model, those that its tokenizer does not have included. Takes about a second for 150,000.
+
+    A token that ends the answer is none of its text, also where parsers see it.
+    """
+    shown = visible_ids - eos_token_ids
+    hidden = [i for i in range(vocab_size) if tokenizer.is_hidden(i) and i not in shown]
     tokens = list(map(tokenizer.compute_token_bytes, range(vocab_size)))
     return Vocabulary(tokens, hidden, sorted(token_id for token_id in eos_token_ids if token_id < vocab_size))
 

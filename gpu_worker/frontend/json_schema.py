@@ -44,6 +44,14 @@ def close_objects(schema: Any) -> Any:
     return _rebuild(schema, _close)
 
 
+def follow_reference(reference: str, root: Schema) -> Any:
+    """A part of the schema by its pointer (#/$defs/City); None where there is none."""
+    found: Any = root
+    for key in reference.removeprefix("#/").split("/"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
+
+
 def _close(node: Schema) -> Schema:
     properties, required = node.get("properties"), node.get("required", [])
     if not isinstance(properties, dict) or not isinstance(required, list) or _OPEN & node.keys():

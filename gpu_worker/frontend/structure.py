@@ -5,27 +5,20 @@ expressions, the client's own grammars). Knows no tool-call format but by its sh
 """
 
 import json
-from typing import Any, NamedTuple
+from typing import Any
 
 from gpu_worker.engine.grammar import GrammarState
 from gpu_worker.frontend.chat_template import ChatTemplate, RenderedPrompt
 from gpu_worker.frontend.errors import RequestRejected, invalid, unsupported
 from gpu_worker.frontend.grammars import GrammarCompiler, GrammarError
-from gpu_worker.frontend.parsers.base import CallShape, EnclosedReasoning, ShapedCalls
-from gpu_worker.frontend.structure_parts import Part, is_strict, make_arguments_part, make_part
+from gpu_worker.frontend.lark import exclude, quote
+from gpu_worker.frontend.parsers.base import EnclosedReasoning
+from gpu_worker.frontend.structure_calls import CallGrammars, Frame
+from gpu_worker.frontend.structure_parts import Part, is_strict, make_part
 from gpu_worker.protocol import Generate
 
 # The model writes a text in whatever tokens it likes, as it would without a grammar.
 _OPTIONS = '%llguidance {"no_forcing": true}\n'
-
-
-class _Frame(NamedTuple):
-    """Lark rules, where they start, and the parts they name. Failures that are not one part's name `param`."""
-
-    start: str
-    rules: str
-    parts: dict[str, Part]
-    param: str
 
 
 class StructureBuilder:
@@ -35,6 +28,7 @@ class StructureBuilder:
         """`drops_first_space`: of the tokenizer; the first token may then begin with a space that is not shown."""
         self._template = template
         self._compiler = compiler
+        self._calls = CallGrammars(template.tool_call_parser, template.source)
         self._lead = '" "? ' if drops_first_space else ""
 
     def build(self, request: Generate, rendered: RenderedPrompt | None) -> GrammarState | None:
@@ -42,7 +36,7 @@ class StructureBuilder:
 
         Raises RequestRejected naming the field that cannot be honoured.
         """
-        frame = self._find_frame(request)
+        frame = self._find_frame(request, continues=rendered is not None and bool(rendered.continued))
         if frame is None:
             return None
         if request.sampling.ignore_eos:
@@ -54,53 +48,23 @@ class StructureBuilder:
             raise invalid(f"The final message is not the beginning of what '{frame.param}' asks for.", "messages")
         return state
 
-    def _find_frame(self, request: Generate) -> _Frame | None:
+    def _find_frame(self, request: Generate, *, continues: bool) -> Frame | None:
+        """`continues`: the prompt ends within the answer."""
         tools = (request.tools or []) if request.kind == "chat" and allows_tools(request.tool_choice) else []
         single = not request.parallel_tool_calls
         if request.tool_choice == "required":
-            return self._require_calls(tools, single=single, param="tool_choice")
+            return self._calls.require(tools, single=single, param="tool_choice")
         if isinstance(request.tool_choice, dict):
-            named = {read_named(request.tool_choice)}
-            return self._require_calls(tools, named, single=True, param="tool_choice")
+            return self._calls.require(tools, read_named(request.tool_choice), single=True, param="tool_choice")
         if request.structure is None:
-            return self._guide_calls(tools) if any(map(is_strict, tools)) else None
+            return self._calls.guide(tools) if any(map(is_strict, tools)) and self._can_precede else None
         param = request.structure.param
         parts = {"answer": make_part(request.structure)}
+        start = f"{'' if continues or request.kind != 'chat' else quote(self._answer_opening)} @answer"
         if not tools:
-            return _Frame("@answer", "", parts, param)
-        calls = self._require_calls(tools, single=single, param=param)
-        return _Frame(f"@answer | {calls.start}", calls.rules, parts | calls.parts, param)
-
-    def _require_calls(
-        self, tools: list[dict[str, Any]], named: set[str] | None = None, *, single: bool, param: str
-    ) -> _Frame:
-        """Calls of these tools (or of those named among them), one at least, and nothing else."""
-        if self._call_shape is None:
-            raise unsupported(f"The form of this model's tool calls cannot be enforced by '{param}'.", param)
-        calls = _list_calls(tools, named, self._call_shape, only_strict=False)
-        if not calls:
-            raise invalid(f"'{param}' asks for a call of a tool that 'tools' does not have.", param)
-        shape = calls[0].shape
-        more = "" if single else f"({_quote(shape.separator)} call)*"
-        rules = f"calls: {_quote(shape.first)} call {more} {_quote(shape.last)}\n" + _join_calls("call", calls)
-        return _Frame("calls", rules, {call.name: call.part for call in calls}, param)
-
-    def _guide_calls(self, tools: list[dict[str, Any]]) -> _Frame | None:
-        """Any text; but a call that the model begins has the form of one, with right arguments of a strict tool."""
-        if self._call_shape is None or not self._can_precede:
-            return None
-        calls = _list_calls(tools, None, self._call_shape, only_strict=True)
-        shape = calls[0].shape
-        more = f"({_quote(shape.separator)} call)*"
-        rules = f"TEXT: /(?s:.*)/\nhead[lazy]: TEXT {_quote(shape.trigger)}\n"
-        rules += f"tail: begun {more} {_quote(shape.last)}\n" + _join_calls("call", calls)
-        rules += _join_calls("begun", calls, without=shape.trigger)
-        return _Frame("(head tail)* TEXT", rules, {call.name: call.part for call in calls}, "tools")
-
-    @property
-    def _call_shape(self) -> Any:
-        parser = self._template.tool_call_parser
-        return parser.call_shape if isinstance(parser, ShapedCalls) else None
+            return Frame(start, "", parts, param)
+        calls = self._calls.require(tools, single=single, param=param)
+        return Frame(f"{start} | {calls.start}", calls.rules, parts | calls.parts, param)
 
     @property
     def _can_precede(self) -> bool:
@@ -108,7 +72,12 @@ class StructureBuilder:
         parser = self._template.reasoning_parser
         return parser is None or isinstance(parser, EnclosedReasoning)
 
-    def _allow_reasoning(self, frame: _Frame, rendered: RenderedPrompt) -> _Frame:
+    @property
+    def _answer_opening(self) -> str:
+        parser = self._template.reasoning_parser
+        return parser.answer_opening if isinstance(parser, EnclosedReasoning) else ""
+
+    def _allow_reasoning(self, frame: Frame, rendered: RenderedPrompt) -> Frame:
         """Reasoning comes before what the frame describes, and is free."""
         parser = self._template.reasoning_parser
         if parser is None:
@@ -117,11 +86,12 @@ class StructureBuilder:
             raise unsupported(f"'{frame.param}' is not possible with the way in which this model reasons.", frame.param)
         opening, closing = parser.enclosure
         is_open = rendered.text.rstrip().endswith(opening.rstrip())
-        thought = "thought BLANK?" if is_open else f"({_quote(opening)} thought BLANK?)?"
-        rules = f"thought[lazy]: /(?s:.*)/ {_quote(closing)}\nBLANK: /[ \\t\\r\\n]{{1,8}}/\n"
+        thought = "thought BLANK?" if is_open else f"({quote(opening)} thought BLANK?)?"
+        rules = f"thought[lazy]: THOUGHT {quote(closing)}\nTHOUGHT: {exclude(parser.excluded)}\n"
+        rules += "BLANK: /[ \\t\\r\\n]{1,8}/\n"
         return frame._replace(start=f"{thought} ({frame.start})", rules=frame.rules + rules)
 
-    def _compile(self, frame: _Frame) -> GrammarState:
+    def _compile(self, frame: Frame) -> GrammarState:
         """Raises RequestRejected, naming the part that is wrong where it is one part alone."""
         try:
             return self._compile_parts(f"start: {self._lead}({frame.start})\n{frame.rules}", frame.parts, frame.param)
@@ -165,39 +135,6 @@ def read_named(tool_choice: dict[str, Any]) -> str:
     if isinstance(function, dict) and isinstance(name := function.get("name"), str):
         return name
     raise invalid("Invalid value for 'tool_choice': it names no function.", "tool_choice")
-
-
-class _Call(NamedTuple):
-    name: str  # of the part that has its arguments
-    part: Part
-    shape: CallShape
-
-
-def _list_calls(
-    tools: list[dict[str, Any]], named: set[str] | None, make_shape: Any, *, only_strict: bool
-) -> list[_Call]:
-    calls = []
-    for index, tool in enumerate(tools):
-        name = tool["function"]["name"]
-        if named is None or name in named:
-            is_free = only_strict and not is_strict(tool)
-            part = make_arguments_part(tool, f"tools[{index}].function.parameters", is_free=is_free)
-            calls.append(_Call(f"arguments_{index}", part, make_shape(name)))
-    return calls
-
-
-def _join_calls(rule: str, calls: list[_Call], without: str = "") -> str:
-    """A Lark rule for one call of any of the tools; `without` has been written already."""
-    options = []
-    for call in calls:
-        before = call.shape.before if not without else (call.shape.first + call.shape.before).removeprefix(without)
-        options.append(f"{_quote(before)} @{call.name} {_quote(call.shape.after)}")
-    return f"{rule}: {' | '.join(options)}\n"
-
-
-def _quote(text: str) -> str:
-    """A Lark string; nothing for an empty one."""
-    return json.dumps(text, ensure_ascii=False) if text else ""
 
 
 def _reject(error: GrammarError, param: str) -> RequestRejected:

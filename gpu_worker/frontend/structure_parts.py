@@ -33,9 +33,9 @@ def make_part(structure: Structure) -> Part:
     param = structure.param
     match structure.kind:
         case "json_object":
-            return _make_schema_part({"type": "object"}, param)
+            return make_schema_part({"type": "object"}, param)
         case "json_schema":
-            return _make_schema_part(_load_json(structure.value, param), param)
+            return make_schema_part(_load_json(structure.value, param), param)
         case "regex":
             pattern = regex_to_lark(_check_value(structure), "dw")  # as in JavaScript: digits and words are ASCII
             return Part({"lark_grammar": f"start: /{pattern}/"}, param)
@@ -49,11 +49,11 @@ def make_arguments_part(tool: dict[str, Any], param: str, *, is_free: bool) -> P
     """The arguments of a tool: an object that its schema allows, and with `is_free` any object."""
     schema = tool["function"].get("parameters")
     if is_free or not schema:
-        return _make_schema_part({"type": "object"}, param)
+        return make_schema_part({"type": "object"}, param)
     kind = schema.get("type", "object")
     if kind != "object" and (not isinstance(kind, list) or "object" not in kind):
         raise invalid(f"'{param}' must describe an object.", param)
-    return _make_schema_part({**schema, "type": "object"}, param)
+    return make_schema_part({**schema, "type": "object"}, param)
 
 
 def is_strict(tool: dict[str, Any]) -> bool:
@@ -61,7 +61,8 @@ def is_strict(tool: dict[str, Any]) -> bool:
     return tool["function"].get("strict") is True
 
 
-def _make_schema_part(schema: Any, param: str) -> Part:
+def make_schema_part(schema: Any, param: str) -> Part:
+    """JSON of this schema. Raises RequestRejected."""
     if isinstance(schema, bool):
         schema = {} if schema else {"enum": []}
     if not isinstance(schema, dict):

@@ -5,6 +5,7 @@ from typing import Any
 
 import regex
 
+from gpu_worker.frontend.parsers.base import CallShape
 from gpu_worker.frontend.parsers.json_text import write_arguments
 from gpu_worker.frontend.parsers.reader import CallReader, Reading
 
@@ -51,6 +52,15 @@ class DeepseekParser(SectionParser):
         return DeepseekParser.markers[1] in template
 
     @staticmethod
+    def call_shape(name: str, template: str) -> CallShape:
+        """With a fence where the template has one."""
+        begin, call, separator, call_end, end = DeepseekParser.markers
+        if "```json" in template:
+            before, after = f"{call}function{separator}{name}\n```json\n", f"\n```{call_end}"
+            return CallShape(before, after, trigger=begin, separator="\n", first=begin, last=end)
+        return CallShape(f"{call}{name}{separator}", call_end, trigger=begin, first=begin, last=end)
+
+    @staticmethod
     def write_calls(calls: list[tuple[str, Any]]) -> str:
         """As V3 does: its template shows a call only beside a null, which transformers takes out."""
         begin, call, separator, call_end, end = DeepseekParser.markers
@@ -83,3 +93,17 @@ class KimiParser(SectionParser):
     @staticmethod
     def reads(template: str, tokens: Collection[str] = ()) -> bool:
         return "<|tool_calls_section_begin|>" in template
+
+    @staticmethod
+    def call_shape(name: str, template: str) -> CallShape:
+        """The number of a call goes on from those before it in the conversation, which is the model's to count."""
+        begin, call, arguments, call_end, end = KimiParser.markers
+        return CallShape(
+            f"{call}functions.{name}:",
+            call_end,
+            trigger=begin,
+            first=begin,
+            last=end,
+            heading=f'/[0-9]{{1,3}}/ "{arguments}"',
+            sample=f"{call}functions.{name}:0{arguments}",
+        )

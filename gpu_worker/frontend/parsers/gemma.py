@@ -5,10 +5,23 @@ from typing import Any
 
 import regex
 
+from gpu_worker.frontend.parsers.base import CallShape, Notation
 from gpu_worker.frontend.parsers.json_text import dump_json, load_json
 from gpu_worker.frontend.parsers.reader import CallReader, Malformed, Reading
 
-_SIGNS = "{}[],:"
+
+def _make_notation(closing: str, quote: str) -> Notation:
+    return Notation(
+        before_key="",
+        after_key='":"',
+        after_value="",
+        separator='","',
+        key=r"\w[\w .-]*",
+        values="marked",
+        opening=quote,
+        closing=quote,
+        excluded=(quote, closing),
+    )
 
 
 class FunctionGemmaParser(CallReader):
@@ -18,10 +31,16 @@ class FunctionGemmaParser(CallReader):
     markers: tuple[str, ...] = ("<start_function_call>", "<end_function_call>", "<escape>")
     opening = regex.compile(r"<start_function_call>\s*+(?=call:)")
     _head = regex.compile(r"call:\s*+([\w.:/-]++)\s*+(?=\{)")
+    notation = _make_notation(*markers[1:])
 
     @staticmethod
     def reads(template: str, tokens: Collection[str] = ()) -> bool:
         return "<start_function_call>" in template
+
+    @classmethod
+    def call_shape(cls, name: str, template: str) -> CallShape:
+        opening, closing, _ = cls.markers
+        return CallShape(before=f"{opening}call:{name}{{", after=f"}}{closing}", trigger=opening)
 
     def read_block(self) -> Reading[None]:
         head = yield from self.match(self._head)
@@ -52,6 +71,7 @@ class GemmaParser(FunctionGemmaParser):
     name = "gemma"
     markers = ("<|tool_call>", "<tool_call|>", '<|"|>')
     opening = regex.compile(r"<\|tool_call>\s*+(?=call:)")
+    notation = _make_notation(*markers[1:])
 
     @staticmethod
     def reads(template: str, tokens: Collection[str] = ()) -> bool:

@@ -5,6 +5,7 @@ from typing import Any
 
 import regex
 
+from gpu_worker.frontend.parsers.base import CallShape
 from gpu_worker.frontend.parsers.json_calls import JsonCallReader
 from gpu_worker.frontend.parsers.json_text import dump_json
 from gpu_worker.frontend.parsers.reader import Reading
@@ -28,6 +29,12 @@ class GraniteParser(JsonCallReader):
         """As Phi-4-mini writes them: its template knows no calls."""
         text = dump_json([{"name": name, "arguments": arguments} for name, arguments in calls])
         return f"<|tool_call|>{text}<|/tool_call|>"
+
+    @staticmethod
+    def call_shape(name: str, template: str) -> CallShape:
+        head = f'{{"name": {dump_json(name)}, "arguments": '
+        marker = "<|tool_call|>"
+        return CallShape(before=head, after="}", trigger=marker, separator=", ", first=f"{marker}[", last="]")
 
     def read_block(self) -> Reading[None]:
         if (yield from self.maybe(self._list)) is not None:

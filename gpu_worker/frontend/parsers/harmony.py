@@ -12,7 +12,8 @@ from collections.abc import Collection
 
 import regex
 
-from gpu_worker.frontend.parsers.base import ReasoningSplit
+from gpu_worker.frontend.parsers.base import CallShape, ReasoningSplit
+from gpu_worker.frontend.parsers.json_text import ObjectScanner
 from gpu_worker.frontend.parsers.reader import CallReader, Reading
 
 _START = "<|start|>assistant"
@@ -38,6 +39,9 @@ class HarmonyReasoningParser:
 
     name = "harmony"
     markers = ("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>", "<|call|>", "<|return|>")
+    enclosure = ("<|channel|>analysis<|message|>", f"<|end|>{_START}")
+    excluded = markers
+    answer_opening = "<|channel|>final<|message|>"
 
     def __init__(self, prompt_text: str, continued: str = "") -> None:
         self._body: _Body | None = None  # None: within a header
@@ -46,6 +50,7 @@ class HarmonyReasoningParser:
         self._content: list[str] = []
         self._is_new = False  # nothing of the current message has been given out
         self._seen: set[_Body] = set()
+        self._arguments: ObjectScanner | None = None  # of the call being read, as long as they are JSON
         self._read_prompt(prompt_text)
 
     @property
@@ -94,10 +99,13 @@ class HarmonyReasoningParser:
         self._body, recipient = _find_body(header)
         if self._body is _Body.CALL:
             self._content.append(f"<|channel|>commentary to={recipient}<|message|>")
+            self._arguments = ObjectScanner()
         self._held = self._held[header.end() :]
         return True
 
     def _read_body(self) -> bool:
+        if self._arguments is not None and not self._read_arguments(self._arguments):
+            return False
         end = _END.search(self._held, partial=True)
         if end is None:
             self._give(self._held)
@@ -111,6 +119,16 @@ class HarmonyReasoningParser:
             self._content.append(_CALL_END)
         self._body, self._held = None, self._held[end.end() :]
         return bool(self._held)
+
+    def _read_arguments(self, scanner: ObjectScanner) -> bool:
+        """Pass JSON on: a marker in one of its strings ends nothing. Returns whether it is over."""
+        size = scanner.scan(self._held)
+        self._give(self._held[:size])
+        self._held = self._held[size:]
+        if not scanner.is_closed and not scanner.is_malformed:
+            return False
+        self._arguments = None
+        return True
 
     def _give(self, text: str) -> None:
         if not text or self._body is None:
@@ -140,6 +158,12 @@ class HarmonyParser(CallReader):
     @staticmethod
     def reads(template: str, tokens: Collection[str] = ()) -> bool:
         return HarmonyReasoningParser.reads(template)
+
+    @staticmethod
+    def call_shape(name: str, template: str) -> CallShape:
+        """The model ends its turn with a call: there is one."""
+        before = f"<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>"
+        return CallShape(before, separator=None, sample=f"<|channel|>commentary to=functions.{name}<|message|>")
 
     def read_block(self) -> Reading[None]:
         name = self.opened["name"]

@@ -28,8 +28,7 @@ class HermesParser(JsonCallReader):
         return _OPEN in template and not is_other and '"arguments"' in template.replace("\\", "")
 
     @staticmethod
-    def call_shape(name: str) -> CallShape:
-        """How a call of this function is written."""
+    def call_shape(name: str, template: str) -> CallShape:
         head = f'{_OPEN}\n{{"name": {dump_json(name)}, "arguments": '
         return CallShape(before=head, after="}\n" + _CLOSE, trigger=_OPEN, separator="\n")
 

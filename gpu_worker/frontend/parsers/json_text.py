@@ -44,21 +44,21 @@ class ObjectScanner:
         self.is_closed = False
         self.is_malformed = False
         self._depth = 0
-        self._is_in_string = False
+        self.is_in_string = False
         self._is_escaped = False
 
     def scan(self, text: str) -> int:
         """How many characters of `text` belong to the object. Sets `is_closed` or `is_malformed`."""
         for position, character in enumerate(text):
-            if self._is_in_string:
+            if self.is_in_string:
                 if self._is_escaped:
                     self._is_escaped = False
                 elif character == "\\":
                     self._is_escaped = True
                 elif character == '"':
-                    self._is_in_string = False
+                    self.is_in_string = False
             elif character == '"':
-                self._is_in_string = True
+                self.is_in_string = True
             elif character not in _OUTSIDE_STRINGS:
                 self.is_malformed = True
                 return position

@@ -4,7 +4,9 @@ from collections.abc import Collection
 
 import regex
 
+from gpu_worker.frontend.parsers.base import CallShape
 from gpu_worker.frontend.parsers.json_calls import JsonCallReader
+from gpu_worker.frontend.parsers.json_text import dump_json
 from gpu_worker.frontend.parsers.reader import Reading
 
 
@@ -23,6 +25,10 @@ class LlamaParser(JsonCallReader):
         plain = template.replace("\\", "")
         asks = '{"name": function name, "parameters"' in plain
         return asks or ('"parameters": ' in plain and "<|python_tag|>" in tokens)
+
+    @staticmethod
+    def call_shape(name: str, template: str) -> CallShape:
+        return CallShape(before=f'{{"name": {dump_json(name)}, "parameters": ', after="}", separator="; ")
 
     def read_block(self) -> Reading[None]:
         while True:

@@ -4,7 +4,9 @@ from collections.abc import Collection
 
 import regex
 
+from gpu_worker.frontend.parsers.base import CallShape
 from gpu_worker.frontend.parsers.json_calls import JsonCallReader
+from gpu_worker.frontend.parsers.json_text import dump_json
 from gpu_worker.frontend.parsers.reader import Reading
 
 
@@ -20,6 +22,16 @@ class MistralParser(JsonCallReader):
     @staticmethod
     def reads(template: str, tokens: Collection[str] = ()) -> bool:
         return "[TOOL_CALLS]" in template
+
+    @staticmethod
+    def call_shape(name: str, template: str) -> CallShape:
+        """The newer form where the template has its marker."""
+        marker, arguments_marker, _ = MistralParser.markers
+        if arguments_marker in template:
+            return CallShape(before=f"{marker}{name}{arguments_marker}", trigger=marker)
+        head = f'{{"name": {dump_json(name)}, "arguments": '
+        blank = " " if f"{marker} [" in template else ""
+        return CallShape(before=head, after="}", trigger=marker, separator=", ", first=f"{marker}{blank}[", last="]")
 
     def read_block(self) -> Reading[None]:
         if (yield from self.maybe(self._list)) is not None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import regex
 
+from gpu_worker.frontend.parsers.base import CallShape, Notation
 from gpu_worker.frontend.parsers.json_text import dump_json
 from gpu_worker.frontend.parsers.python_text import PythonScanner, read_python_call
 from gpu_worker.frontend.parsers.reader import CallReader, Malformed, Reading
@@ -23,9 +24,18 @@ class PythonicParser(CallReader):
     _name = regex.compile(r"[\w.]++(?=\()")
     _close: Any = regex.compile(r"\s*+<\|python_end\|>")
 
+    # JSON, true, false and null with it, is read as Python.
+    notation = Notation(
+        before_key="", after_key='"="', after_value="", separator='", "', key=r"[A-Za-z_]\w*", values="json"
+    )
+
     @staticmethod
     def reads(template: str, tokens: Collection[str] = ()) -> bool:
         return "func_name1(params_name1=" in template
+
+    @staticmethod
+    def call_shape(name: str, template: str) -> CallShape:
+        return CallShape(before=f"{name}(", after=")", separator=", ", first="[", last="]")
 
     def read_block(self) -> Reading[None]:
         while True:
@@ -59,6 +69,12 @@ class LfmParser(PythonicParser):
     @staticmethod
     def reads(template: str, tokens: Collection[str] = ()) -> bool:
         return "<|tool_call_start|>" in template or ("<|tool_list_start|>" in template)
+
+    @staticmethod
+    def call_shape(name: str, template: str) -> CallShape:
+        opening, closing = LfmParser.markers
+        shape = PythonicParser.call_shape(name, template)
+        return shape._replace(trigger=opening, first=f"{opening}[", last=f"]{closing}")
 
     @staticmethod
     def write_calls(calls: list[tuple[str, Any]]) -> str:

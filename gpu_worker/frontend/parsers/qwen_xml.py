@@ -4,6 +4,7 @@ from collections.abc import Collection
 
 import regex
 
+from gpu_worker.frontend.parsers.base import CallShape, Notation
 from gpu_worker.frontend.parsers.reader import Reading
 from gpu_worker.frontend.parsers.text_arguments import TextArgumentReader
 
@@ -18,9 +19,25 @@ class QwenXmlParser(TextArgumentReader):
     _next = regex.compile(r"\s*+(?:<parameter=([^<>\n]++)>|</function>)")
     _close = regex.compile(r"\s*+</tool_call>")
 
+    notation = Notation(
+        before_key='"<parameter="',
+        after_key='">\\n"',
+        after_value='"\\n"',
+        separator="",
+        key=r"[^<>\n]+",
+        values="text",
+        closing="\n</parameter>",
+        excluded=("</parameter>",),
+    )
+
     @staticmethod
     def reads(template: str, tokens: Collection[str] = ()) -> bool:
         return "<function=" in template and "<parameter=" in template
+
+    @staticmethod
+    def call_shape(name: str, template: str) -> CallShape:
+        before, after = f"<tool_call>\n<function={name}>\n", "</function>\n</tool_call>"
+        return CallShape(before, after, trigger="<function=", separator="\n")
 
     def read_block(self) -> Reading[None]:
         head = yield from self.match(self._head)

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Callable, Collection, Generator, Sequence
 from typing import Any, Protocol, TypeVar
 
-from gpu_worker.frontend.parsers.base import ToolCallSplit
+from gpu_worker.frontend.parsers.base import Notation, ToolCallSplit
 from gpu_worker.frontend.parsers.json_text import ObjectScanner, load_json
 from gpu_worker.frontend.stop import count_partial_match
 from gpu_worker.protocol import ToolCallDelta
@@ -44,6 +44,7 @@ class CallReader:
     markers: tuple[str, ...] = ()
     opening: Any  # pattern, found anywhere
     opening_at_start: Any = None  # pattern, tried once at the beginning of the answer
+    notation: Notation | None = None
     # Writes calls (name, arguments) in this format: for models whose template does not.
     write_calls: Callable[[list[tuple[str, Any]]], str] | None = None
 

@@ -5,11 +5,12 @@ from typing import Any
 
 import regex
 
-from gpu_worker.frontend.parsers.json_text import dump_json, load_json
+from gpu_worker.frontend.json_schema import follow_reference
+from gpu_worker.frontend.parsers.json_text import ObjectScanner, dump_json, load_json
 from gpu_worker.frontend.parsers.python_text import read_python_value
 from gpu_worker.frontend.parsers.reader import CallReader, Reading
 
-_JSON_TYPES: dict[type, tuple[str, ...]] = {
+JSON_TYPES: dict[type, tuple[str, ...]] = {
     str: ("string",),
     bool: ("boolean",),
     int: ("integer", "number"),
@@ -41,6 +42,8 @@ class TextArgumentReader(CallReader):
             yield from self._stream_string(closing, trims_newline)
             return
         text = yield from self.read_until(closing)
+        while _is_within_string(text):
+            text += closing + (yield from self.read_until(closing))
         if trims_newline:
             text = text.removeprefix("\n").removesuffix("\n")
         self.add_arguments(dump_json(convert_text(text, types)))
@@ -85,7 +88,7 @@ def convert_text(text: str, types: frozenset[str]) -> Any:
         return text
     if "integer" in types and isinstance(value, float) and value.is_integer() and "number" not in types:
         value = int(value)
-    return value if not types or types.intersection(_JSON_TYPES[type(value)]) else text
+    return value if not types or types.intersection(JSON_TYPES[type(value)]) else text
 
 
 def _list_types(schema: Any, root: dict[str, Any], num_references: int) -> set[str] | None:
@@ -93,7 +96,7 @@ def _list_types(schema: Any, root: dict[str, Any], num_references: int) -> set[s
     if not isinstance(schema, dict):
         return None
     if isinstance(reference := schema.get("$ref"), str):
-        target = _follow(reference, root)
+        target = follow_reference(reference, root)
         return _list_types(target, root, num_references - 1) if num_references else None
     declared = schema.get("type")
     if isinstance(declared, str):
@@ -101,7 +104,7 @@ def _list_types(schema: Any, root: dict[str, Any], num_references: int) -> set[s
     if isinstance(declared, list):
         return {name for name in declared if isinstance(name, str)}
     if isinstance(values := schema.get("enum", [schema["const"]] if "const" in schema else None), list):
-        return {_JSON_TYPES[type(value)][0] for value in values if type(value) in _JSON_TYPES}
+        return {JSON_TYPES[type(value)][0] for value in values if type(value) in JSON_TYPES}
     for name in ("anyOf", "oneOf"):
         if isinstance(choices := schema.get(name), list) and choices:
             found = [types for choice in choices if (types := _list_types(choice, root, num_references)) is not None]
@@ -109,12 +112,13 @@ def _list_types(schema: Any, root: dict[str, Any], num_references: int) -> set[s
     return None
 
 
-def _follow(reference: str, root: dict[str, Any]) -> Any:
-    """A part of the schema by its pointer (#/$defs/City); None where there is none."""
-    found: Any = root
-    for key in reference.removeprefix("#/").split("/"):
-        found = found.get(key) if isinstance(found, dict) else None
-    return found
+def _is_within_string(text: str) -> bool:
+    """Whether a list or an object has been cut within one of its strings, which then holds the tag that cut it."""
+    if text.lstrip()[:1] not in ("{", "["):
+        return False
+    scanner = ObjectScanner()
+    scanner.scan(text.lstrip())
+    return scanner.is_in_string
 
 
 def _read_value(text: str) -> Any:

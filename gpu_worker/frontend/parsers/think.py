@@ -14,6 +14,8 @@ class ThinkParser:
     opening = "<think>"
     closing = "</think>"
     enclosure = (opening, closing)
+    excluded: tuple[str, ...] = ()
+    answer_opening = ""
     markers: tuple[str, ...] = enclosure
 
     def __init__(self, prompt_text: str, continued: str = "") -> None:

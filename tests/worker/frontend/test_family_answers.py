@@ -94,7 +94,7 @@ ANSWERS = {
 }
 
 
-def build(name: str) -> Frontend:
+def build(name: str, vocab_size: int | None = None) -> Frontend:
     """A byte-level tokenizer that has the family's markers as special tokens, as most of them do."""
     tokenizer = build_byte_level().hf
     template = (TEMPLATES / f"{name}.jinja").read_text()
@@ -103,7 +103,7 @@ def build(name: str) -> Frontend:
     tokens = [t for parser in (markers.reasoning_parser, markers.tool_call_parser) if parser for t in parser.markers]
     tokenizer.add_tokens([AddedToken(token, special=True) for token in dict.fromkeys(tokens)])
     eos_token_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    return Frontend(tokenizer, Limits(4096, len(tokenizer), frozenset([eos_token_id])), template)
+    return Frontend(tokenizer, Limits(4096, vocab_size or len(tokenizer), frozenset([eos_token_id])), template)
 
 
 @pytest.fixture(scope="module")
