@@ -11,7 +11,13 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
 SPECIAL = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
 WORDS = ["query", "passage", ":", *(f"w{i}" for i in range(90))]
@@ -59,6 +65,32 @@ def make_reranker(folder: Path, architecture: str = "bert", *, num_labels: int =
     """A cross-encoder."""
     _save(folder, architecture, AutoModelForSequenceClassification, num_labels=num_labels)
     return folder
+
+
+def make_judge(folder: Path, *, has_parts: bool = False, instruction: str = "", **options: Any) -> Path:
+    """A decoder that answers yes or no, saved by sentence-transformers itself; `options` of its Transformer."""
+    from sentence_transformers import CrossEncoder
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.cross_encoder.modules import LogitScore
+
+    _save(folder / "made", "qwen3", AutoModelForCausalLM)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "made")
+    text = "[0].text" if has_parts else ""
+    tokenizer.chat_template = (
+        "{% set names = {'system': 'w1 :', 'query': 'query :', 'document': 'passage :'} %}"
+        "{% for message in messages %}{{ names[message.role] }}"
+        f" {{{{ message.content{text} }}}} [SEP] {{% endfor %}}{{% if open %}} w2 {{% endif %}} w3 w4"
+    )
+    tokenizer.save_pretrained(folder / "made")
+    transformer = Transformer(str(folder / "made"), transformer_task="text-generation", **options)
+    model = CrossEncoder(
+        modules=[transformer, LogitScore(WORDS.index("w5") + len(SPECIAL), WORDS.index("w6") + len(SPECIAL))],
+        prompts={"judge": instruction} if instruction else None,
+        default_prompt_name="judge" if instruction else None,
+        device="cpu",
+    )
+    model.save_pretrained(str(folder / "saved"))
+    return folder / "saved"
 
 
 def write_modules(

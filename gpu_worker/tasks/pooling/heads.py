@@ -1,6 +1,6 @@
 """From a model's last layer to one row for each input: poolings, linear layers, a cross-encoder's activation.
 
-Shapes: R inputs, T tokens of the longest (padding on the right), H hidden size, D numbers of a row.
+Shapes: R inputs, T tokens of the longest (padding on the right), H hidden size, D numbers of a row, V vocabulary.
 """
 
 from collections.abc import Callable
@@ -29,9 +29,17 @@ def build_embedding_head(recipe: Recipe, device: torch.device) -> Head:
 
 
 def build_scoring_head(recipe: Recipe) -> Head:
-    """The activation of the one logit."""
+    """The activation of the one logit, which a decoder's answer is made of."""
     activation = getattr(torch.nn, recipe.activation)()
-    return lambda logits_RD, _lengths_R, _skipped_R: activation(logits_RD.float())
+    if (tokens := recipe.answer_tokens) is None:
+        return lambda logits_RD, _lengths_R, _skipped_R: activation(logits_RD.float())
+
+    def score(logits_R1V: torch.Tensor, _lengths_R: torch.Tensor, _skipped_R: torch.Tensor) -> torch.Tensor:
+        logits_RV = logits_R1V[:, -1].float()
+        scores_R = logits_RV[:, tokens.yes]
+        return activation(scores_R if tokens.no is None else scores_R - logits_RV[:, tokens.no])[:, None]
+
+    return score
 
 
 def pool(hidden_RTH: torch.Tensor, lengths_R: torch.Tensor, skipped_R: torch.Tensor, mode: PoolingMode) -> torch.Tensor:

@@ -9,6 +9,7 @@ from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoModelForTextEncoding,
 )
@@ -17,10 +18,11 @@ from gpu_worker.engine.build import find_max_model_len
 from gpu_worker.loader import LoadError, make_load_error, read_model
 from gpu_worker.protocol import ModelInfo, Task, WorkerConfig, find_commit
 from gpu_worker.quantization import describe_quantization
+from gpu_worker.tasks.pooling.chat_pairs import ChatPairTokenizer
 from gpu_worker.tasks.pooling.engine import PoolingEngine
 from gpu_worker.tasks.pooling.frontend import PoolingFrontend, PoolingLimits
 from gpu_worker.tasks.pooling.heads import build_embedding_head, build_scoring_head
-from gpu_worker.tasks.pooling.model import PoolingModel
+from gpu_worker.tasks.pooling.model import PoolingModel, RowForm
 from gpu_worker.tasks.pooling.recipe import (
     Recipe,
     RecipeError,
@@ -56,7 +58,7 @@ def _load(config: WorkerConfig, folder: Path, task: Task, on_progress: Callable[
     auto_class = _choose_class(config, recipe, task)
     hf_tokenizer, model = read_model(recipe.model_folder, config, on_progress, auto_class)
     model.config.use_cache = False
-    tokenizer = InputTokenizer(hf_tokenizer, lower_cases=recipe.lower_cases)
+    tokenizer = _build_tokenizer(hf_tokenizer, recipe)
     pooling_model = _build_model(model, hf_tokenizer, recipe, task)
     limits = PoolingLimits(
         max_model_len=_find_max_length(model, hf_tokenizer, recipe, config.max_model_len),
@@ -95,7 +97,7 @@ def _read_recipe(config: WorkerConfig, folder: Path, task: Task) -> Recipe:
 
 def _choose_class(config: WorkerConfig, recipe: Recipe, task: Task) -> Any:
     if task == "score":
-        return AutoModelForSequenceClassification
+        return AutoModelForSequenceClassification if recipe.answer_tokens is None else AutoModelForCausalLM
     # of an encoder-decoder only the encoder
     return AutoModelForTextEncoding if _read_config(config, recipe.model_folder).is_encoder_decoder else AutoModel
 
@@ -115,18 +117,25 @@ def _is_decoder(config: Any) -> bool:
 
 
 def _build_model(model: Any, tokenizer: Any, recipe: Recipe, task: Task) -> PoolingModel:
-    if task == "score" and model.config.num_labels != 1:
+    if task == "score" and recipe.answer_tokens is None and model.config.num_labels != 1:
         raise RecipeError(f"It is a classifier of {model.config.num_labels} labels; a reranker has one.")
     pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     if model.config.pad_token_id is None:  # by which a decoder that classifies finds its last token
         model.config.pad_token_id = pad_token_id
-    return PoolingModel(
-        model,
-        build_scoring_head(recipe) if task == "score" else build_embedding_head(recipe, model.device),
+    form = RowForm(
         output="logits" if task == "score" else "last_hidden_state",
         pad_token_id=pad_token_id,
         uses_type_ids="token_type_ids" in tokenizer.model_input_names,
+        keeps_last=recipe.answer_tokens is not None,
     )
+    head = build_scoring_head(recipe) if task == "score" else build_embedding_head(recipe, model.device)
+    return PoolingModel(model, head, form)
+
+
+def _build_tokenizer(hf_tokenizer: Any, recipe: Recipe) -> InputTokenizer:
+    if recipe.chat is None:
+        return InputTokenizer(hf_tokenizer, lower_cases=recipe.lower_cases)
+    return ChatPairTokenizer(hf_tokenizer, recipe.chat)
 
 
 def _probe(model: PoolingModel, tokenizer: InputTokenizer, task: Task) -> int:

@@ -1,6 +1,6 @@
 """Runs an encoder, a decoder or a cross-encoder over a batch of inputs of unequal length. Knows no request."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -11,17 +11,25 @@ from gpu_worker.tasks.pooling.request import Sequence
 _TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
+class RowForm(NamedTuple):
+    """What a model takes and gives. `output` names the field of its answer that the head reads; with `keeps_last` that
+    is computed for the last token alone, and padding is on the left."""
+
+    output: str
+    pad_token_id: int
+    uses_type_ids: bool
+    keeps_last: bool = False
+
+
 class PoolingModel:
     """A model with its head. One thread."""
 
-    def __init__(self, model: Any, head: Head, *, output: str, pad_token_id: int, uses_type_ids: bool) -> None:
-        """`output` names the field of the model's answer that the head reads."""
+    def __init__(self, model: Any, head: Head, form: RowForm) -> None:
         self.can_pad = True
+        self._form = form
+        self._options = {"logits_to_keep": 1} if form.keeps_last else {}
         self._model = model
         self._head = head
-        self._output = output
-        self._pad_token_id = pad_token_id
-        self._uses_type_ids = uses_type_ids
 
     @torch.inference_mode()
     def run(self, sequences: list[Sequence]) -> torch.Tensor:
@@ -29,17 +37,22 @@ class PoolingModel:
         device = self._model.device
         lengths = [len(sequence.token_ids) for sequence in sequences]
         longest = max(lengths)
-        rows = [s.token_ids + [self._pad_token_id] * (longest - len(s.token_ids)) for s in sequences]
-        lengths_R = torch.tensor(lengths, device=device)
+        rows = [self._pad(s.token_ids, self._form.pad_token_id, longest) for s in sequences]
+        masks = [self._pad([1] * length, 0, longest) for length in lengths]
         inputs = {
             "input_ids": torch.tensor(rows, device=device),
-            "attention_mask": (torch.arange(longest, device=device) < lengths_R[:, None]).long(),
+            "attention_mask": torch.tensor(masks, device=device),
         }
-        if self._uses_type_ids:
-            type_rows = [s.type_ids + [0] * (longest - len(s.type_ids)) for s in sequences]
+        if self._form.uses_type_ids:
+            type_rows = [self._pad(s.type_ids, 0, longest) for s in sequences]
             inputs["token_type_ids"] = torch.tensor(type_rows, device=device)
+        lengths_R = torch.tensor(lengths, device=device)
         skipped_R = torch.tensor([sequence.num_skipped for sequence in sequences], device=device)
-        return self._head(self._model(**inputs)[self._output], lengths_R, skipped_R).cpu()
+        return self._head(self._model(**inputs, **self._options)[self._form.output], lengths_R, skipped_R).cpu()
+
+    def _pad(self, row: list[int], value: int, length: int) -> list[int]:
+        padding = [value] * (length - len(row))
+        return padding + row if self._form.keeps_last else row + padding
 
     def probe(self, short: Sequence, long: Sequence) -> int:
         """Run two inputs alone and together: the width of a row, and whether padding changes one (`can_pad`)."""

@@ -31,6 +31,7 @@ _TRANSFORMER_FILES = (
     "sentence_xlnet_config.json",
 )
 _TRANSFORMER_TASKS = ("feature-extraction", "sequence-classification")
+_SIZES = frozenset(["padding", "truncation", "max_length", "return_tensors"])
 
 
 class RecipeError(ValueError):
@@ -51,6 +52,24 @@ class NormalizeStep:
 
 
 @dataclass(frozen=True, slots=True)
+class ChatForm:
+    """How a pair becomes a conversation of a query and a document, rendered by the tokenizer's chat template."""
+
+    has_parts: bool = False  # whether a message's content is a list of parts
+    instruction: str = ""  # the system message; empty for none
+    template_kwargs: dict[str, Any] = field(default_factory=dict)
+    keeps_ending: bool = True  # whether what the template writes behind the pair survives a cut
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerTokens:
+    """A decoder's next token says how well a document fits: by the logit of one token, less that of another."""
+
+    yes: int
+    no: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """What happens between the model's last layer and the answer, and before its first."""
 
@@ -64,6 +83,8 @@ class Recipe:
     prompts: dict[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
     activation: Activation = "Sigmoid"  # of a cross-encoder's one logit
+    answer_tokens: AnswerTokens | None = None  # of a cross-encoder that is a decoder
+    chat: ChatForm | None = None  # None: the tokenizer knows pairs
 
 
 def make_plain_recipe(folder: Path, *, is_decoder: bool) -> Recipe:
@@ -104,14 +125,18 @@ def read_embedding_recipe(folder: Path) -> Recipe:
 
 
 def read_scoring_recipe(folder: Path) -> Recipe:
-    """Of a cross-encoder with one logit. Raises RecipeError."""
+    """Of a cross-encoder with one logit, or of a decoder that answers yes or no. Raises RecipeError."""
     settings = _read_json(folder / "config_sentence_transformers.json")
     modules = _read_json(folder / "modules.json") or [{"type": "sentence_transformers.Transformer"}]
-    if [_get_type(module) for module in modules] != ["Transformer"]:
-        raise RecipeError("Only cross-encoders of one module, a sequence classifier, are supported.")
-    if any((settings.get("prompts") or {}).values()) and settings.get("default_prompt_name"):
-        raise RecipeError("Cross-encoders with a prompt of their own are not supported.")
+    kinds = [_get_type(module) for module in modules]
+    if kinds not in (["Transformer"], ["Transformer", "LogitScore"]):
+        raise RecipeError(f"Cross-encoders of the modules {', '.join(kinds)} are not supported.")
     model_folder = folder / modules[0].get("path", "")
+    answer_tokens = _read_answer_tokens(folder / modules[1].get("path", "")) if len(kinds) > 1 else None
+    instruction = (settings.get("prompts") or {}).get(settings.get("default_prompt_name")) or ""
+    chat = _read_chat_form(_find_transformer(model_folder), instruction)
+    if instruction and chat is None:
+        raise RecipeError("Cross-encoders with a prompt of their own are not supported.")
     config = _read_json(model_folder / "config.json")
     named = (
         settings.get("activation_fn")
@@ -119,7 +144,14 @@ def read_scoring_recipe(folder: Path) -> Recipe:
         or config.get("sbert_ce_default_activation_function")
     )
     activation = _read_activation(named) if named else "Sigmoid"
-    return Recipe(model_folder, activation=activation, **_read_transformer(model_folder))
+    task = "sequence-classification" if answer_tokens is None else "text-generation"
+    return Recipe(
+        model_folder,
+        activation=activation,
+        answer_tokens=answer_tokens,
+        chat=chat,
+        **_read_transformer(model_folder, task),
+    )
 
 
 def _get_type(module: dict[str, Any]) -> str:
@@ -130,14 +162,41 @@ def _get_type(module: dict[str, Any]) -> str:
     return name
 
 
-def _read_transformer(folder: Path) -> dict[str, Any]:
-    for name in _TRANSFORMER_FILES:
-        if (folder / name).is_file():
-            config = _read_json(folder / name)
-            if config.get("transformer_task", "feature-extraction") not in _TRANSFORMER_TASKS:
-                raise RecipeError(f"Its transformer is for {config['transformer_task']}, which is not supported.")
-            return {"max_length": config.get("max_seq_length"), "lower_cases": bool(config.get("do_lower_case"))}
-    return {}
+def _find_transformer(folder: Path) -> dict[str, Any]:
+    found = next((folder / name for name in _TRANSFORMER_FILES if (folder / name).is_file()), None)
+    return _read_json(found) if found is not None else {}
+
+
+def _read_transformer(folder: Path, task: str = "feature-extraction") -> dict[str, Any]:
+    config = _find_transformer(folder)
+    tasks = (task,) if task == "text-generation" else _TRANSFORMER_TASKS
+    if config and config.get("transformer_task", "feature-extraction") not in tasks:
+        named = config.get("transformer_task", "feature-extraction")
+        raise RecipeError(f"Its transformer is for {named}, which is not supported.")
+    return {"max_length": config.get("max_seq_length"), "lower_cases": bool(config.get("do_lower_case"))}
+
+
+def _read_answer_tokens(folder: Path) -> AnswerTokens:
+    config = _read_json(folder / "config.json")
+    if not isinstance(config.get("true_token_id"), int) or config.get("module_input_name") not in (
+        None,
+        "causal_logits",
+    ):
+        raise RecipeError("Its LogitScore module is of a kind that is not supported.")
+    return AnswerTokens(config["true_token_id"], config.get("false_token_id"))
+
+
+def _read_chat_form(transformer: dict[str, Any], instruction: str) -> ChatForm | None:
+    """Where the library renders pairs by the chat template: it does what its own files name."""
+    form = (transformer.get("modality_config") or {}).get("message")
+    if form is None:
+        return None
+    options = transformer.get("processing_kwargs") or {}
+    template_kwargs = dict(options.get("chat_template") or {})
+    keeps_ending = bool(template_kwargs.pop("restore_suffix", True))
+    if any(options[key] for key in options if key != "chat_template") or _SIZES & template_kwargs.keys():
+        raise RecipeError("Its processing_kwargs are not supported.")
+    return ChatForm(form.get("format") != "flat", instruction, template_kwargs, keeps_ending)
 
 
 def _read_pooling(config: dict[str, Any]) -> tuple[tuple[PoolingMode, ...], bool]:
