@@ -17,6 +17,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
     AutoTokenizer,
     GenerationConfig,
 )
@@ -25,7 +26,7 @@ from transformers.utils import logging as transformers_logging
 from gpu_worker import gguf
 from gpu_worker.load_error import LoadError
 from gpu_worker.locate import DOWNLOADED, OnProgress, find_folder
-from gpu_worker.processor import ProcessorError, load_processor, takes_pictures
+from gpu_worker.processor import ProcessorError, load_processor, takes_pictures, takes_recordings
 from gpu_worker.protocol import WorkerConfig, find_commit, split_source
 from gpu_worker.quantization import check_quantization, describe_quantization, make_load_options, quantize
 from gpu_worker.remote_code import check_parts, make_unapproved_error
@@ -52,7 +53,7 @@ class LoadedModel:
     vocab_size: int
     eos_token_ids: frozenset[int]
     generation_defaults: dict[str, float | int]  # those fields of `Sampling` that generation_config.json names
-    processor: Any = None  # of a model that takes pictures
+    processor: Any = None  # of a model that takes more than text
     quantization: str = ""
 
 
@@ -166,19 +167,21 @@ def _choose_class(folder: Path, config: WorkerConfig) -> Any:
         model_config = AutoConfig.from_pretrained(folder, trust_remote_code=config.runs_own_code)
     except (OSError, ValueError, ImportError, KeyError, RuntimeError):
         return AutoModelForCausalLM  # which fails in the same way, where the reason is told
-    return AutoModelForImageTextToText if takes_pictures(model_config) else AutoModelForCausalLM
+    if takes_pictures(model_config):
+        return AutoModelForImageTextToText
+    return AutoModelForMultimodalLM if takes_recordings(model_config) else AutoModelForCausalLM
 
 
 def _read_processor(folder: Path, config: WorkerConfig, model: Any, tokenizer: Any) -> Any:
     """None for a model of text, or where the processor cannot be had: the model then serves text."""
-    if not takes_pictures(model.config):
+    if not takes_pictures(model.config) and not takes_recordings(model.config):
         return None
     try:
         processor = load_processor(folder, trust_remote_code=config.runs_own_code)
     except ProcessorError as error:
         if _needs_own_code(error):
             raise make_unapproved_error(folder, config) from error
-        logger.warning("the model is served without pictures. %s", error)
+        logger.warning("the model is served for text alone. %s", error)
         return None
     if processor.chat_template:  # older repositories have it nowhere else
         tokenizer.chat_template = processor.chat_template

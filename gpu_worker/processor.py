@@ -1,4 +1,4 @@
-"""Loads what turns pictures into a model's inputs, where a repository has it. It knows no engine and no request.
+"""Loads what turns pictures and recordings into a model's inputs, where a repository has it. Knows no request.
 
 Image processors come in a form that needs PIL alone, and that is the one used where torchvision is absent. Video
 processors do not: a processor that wants one is then given a stand-in that nobody calls.
@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer, ProcessorMixin
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING,
+)
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.utils import is_torchvision_available
 
@@ -20,7 +23,7 @@ _LOAD_ERRORS = (OSError, ValueError, ImportError, LookupError, TypeError, Attrib
 
 
 class ProcessorError(Exception):
-    """The model could take pictures, but its processor cannot be loaded; the message is a sentence that says why."""
+    """The model could take more than text, but its processor cannot be loaded; the message says why in a sentence."""
 
 
 class _NoVideos:
@@ -32,8 +35,14 @@ def takes_pictures(config: Any) -> bool:
     return type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 
+def takes_recordings(config: Any) -> bool:
+    """Whether models of this configuration listen, and have one language model that answers."""
+    has_parts = all(getattr(config, name, None) is not None for name in ("text_config", "audio_config"))
+    return has_parts and type(config) in MODEL_FOR_MULTIMODAL_LM_MAPPING
+
+
 def load_processor(folder: Path, *, trust_remote_code: bool) -> ProcessorMixin:
-    """The processor of a model that takes pictures. Raises ProcessorError."""
+    """The processor of a model that takes more than text. Raises ProcessorError."""
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         processor_class = PROCESSOR_MAPPING.get(type(config), None)

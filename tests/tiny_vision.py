@@ -30,7 +30,7 @@ _SPECIAL += ["<start_of_image>", "<end_of_image>", "<image_soft_token>"]
 _SPECIAL += [f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2)]
 VOCAB_SIZE = 256 + len(_SPECIAL)
 
-_TEXT: dict[str, Any] = {
+TEXT: dict[str, Any] = {
     "vocab_size": VOCAB_SIZE,
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -72,7 +72,7 @@ _QWEN_VISION = {"patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size":
 FAMILIES: dict[str, dict[str, Any]] = {
     "llava": {
         "vision": {"model_type": "clip_vision_model", **_VISION, "projection_dim": 16},
-        "text": {"model_type": "llama", **_TEXT},
+        "text": {"model_type": "llama", **TEXT},
         "tokens": {"image_token": "<image>"},
         "config": {"vision_feature_layer": -1},
         "image_processor": ("CLIPImageProcessorPil", {"size": {"shortest_edge": 16}, "crop_size": 16}),
@@ -84,7 +84,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "qwen2_vl": {
         "vision": {**_QWEN_VISION, "embed_dim": 16, "hidden_size": 32, "num_heads": 2},
-        "text": {**_TEXT, "rope_parameters": _QWEN_ROPE},
+        "text": {**TEXT, "rope_parameters": _QWEN_ROPE},
         "tokens": _QWEN_TOKENS,
         "image_processor": ("Qwen2VLImageProcessorPil", _QWEN_PIXELS),
         "processor": ("Qwen2VLProcessor", {}),
@@ -100,7 +100,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
             "window_size": 16,
             "fullatt_block_indexes": [1],
         },
-        "text": {**_TEXT, "rope_parameters": _QWEN_ROPE},
+        "text": {**TEXT, "rope_parameters": _QWEN_ROPE},
         "tokens": _QWEN_TOKENS,
         "image_processor": ("Qwen2VLImageProcessorPil", _QWEN_PIXELS),
         "processor": ("Qwen2_5_VLProcessor", {}),
@@ -116,7 +116,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
             "num_position_embeddings": 16,
             "deepstack_visual_indexes": [0, 1],
         },
-        "text": {**_TEXT, "rope_parameters": {**_QWEN_ROPE, "mrope_interleaved": True}},
+        "text": {**TEXT, "rope_parameters": {**_QWEN_ROPE, "mrope_interleaved": True}},
         "tokens": _QWEN_TOKENS,
         "image_processor": ("Qwen2VLImageProcessorPil", _QWEN_PIXELS),
         "processor": ("Qwen3VLProcessor", {}),
@@ -125,7 +125,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gemma3": {
         "vision": {"model_type": "siglip_vision_model", **_VISION},
         "text": {
-            **_TEXT,
+            **TEXT,
             "sliding_window": 12,
             "layer_types": ["sliding_attention", "full_attention"],
             "query_pre_attn_scalar": 8,
@@ -138,7 +138,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "idefics3": {
         "vision": {**_VISION},
-        "text": {"model_type": "llama", **_TEXT},
+        "text": {"model_type": "llama", **TEXT},
         "tokens": {"image_token": "<image>"},
         "config": {"scale_factor": 2},
         "image_processor": (
@@ -150,7 +150,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "smolvlm": {
         "vision": {**_VISION},
-        "text": {"model_type": "llama", **_TEXT},
+        "text": {"model_type": "llama", **TEXT},
         "tokens": {"image_token": "<image>"},
         "config": {"scale_factor": 2},
         "image_processor": (
@@ -162,10 +162,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
 }
 
-_TEMPLATE = (
+TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
     "{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}"
-    "{% if part.type == 'image' %}PICTURE{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n"
+    "{% if part.type != 'text' %}PICTURE{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
@@ -200,28 +200,34 @@ def make_picture(seed: int, size: tuple[int, int] = (24, 24)) -> bytes:
     return stream.getvalue()
 
 
-def _make_tokenizer(parts: dict[str, Any]) -> PreTrainedTokenizerFast:
-    """One token for each byte, and the control tokens of all families."""
+def make_byte_tokenizer(special: list[str], picture: str, **named: str) -> PreTrainedTokenizerFast:
+    """One token for each byte, and these control tokens; `picture` is what the template writes for what is no text."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE(vocab={char: index for index, char in enumerate(alphabet)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(token, special=True) for token in _SPECIAL])
+    backend.add_special_tokens([AddedToken(token, special=True) for token in special])
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         pad_token="<pad>",
         bos_token="<s>",
         eos_token=END_TOKEN,
-        extra_special_tokens={
-            "boi_token": "<start_of_image>",
-            "eoi_token": "<end_of_image>",
-            "fake_image_token": "<fake_token_around_image>",
-            "global_image_token": "<global-img>",
-            "end_of_utterance_token": "<end_of_utterance>",
-            "image_token": parts["tokens"]["image_token"],
-            "video_token": "<|video_pad|>",
-        },
-        chat_template=_TEMPLATE.replace("PICTURE", parts["picture"]),
+        extra_special_tokens=named,
+        chat_template=TEMPLATE.replace("PICTURE", picture),
+    )
+
+
+def _make_tokenizer(parts: dict[str, Any]) -> PreTrainedTokenizerFast:
+    return make_byte_tokenizer(
+        _SPECIAL,
+        parts["picture"],
+        boi_token="<start_of_image>",
+        eoi_token="<end_of_image>",
+        fake_image_token="<fake_token_around_image>",
+        global_image_token="<global-img>",
+        end_of_utterance_token="<end_of_utterance>",
+        image_token=parts["tokens"]["image_token"],
+        video_token="<|video_pad|>",
     )
 
 
@@ -232,8 +238,13 @@ def _make_model(family: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedMo
     config = AutoConfig.for_model(
         family, text_config=parts["text"], vision_config=parts["vision"], tie_word_embeddings=False, **options
     )
+    return make_random_model(AutoModelForImageTextToText, config)
+
+
+def make_random_model(auto_class: Any, config: Any) -> PreTrainedModel:
+    """Weights drawn wide, so that answers vary and no two logits are nearly equal."""
     torch.manual_seed(0)
-    model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32).eval()
+    model: PreTrainedModel = auto_class.from_config(config, dtype=torch.float32).eval()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():

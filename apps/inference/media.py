@@ -1,7 +1,8 @@
-"""Pictures that messages show: found, fetched or decoded, and put beside the messages for the worker.
+"""Pictures and recordings in messages: found, fetched or decoded, and put beside the messages for the worker.
 
 A part `{"type": "image_url", "image_url": URL}` becomes `{"type": "image", "media": key}`, with the file under its key
-in `media`. Whether it is a picture that the model can take is the worker's to say; here only its kind is looked at.
+in `media`; parts of type `input_audio` and `audio_url` become `{"type": "audio", …}`. Whether it is one that the model
+can take is the worker's to say; here only the kind of a picture is looked at.
 """
 
 import asyncio
@@ -19,22 +20,38 @@ from apps.inference.requests import AnyRequest, GenerationRequest
 from gpu_worker.protocol import MAX_FRAME_BYTES
 
 MAX_LOADS = 4  # at the same time, for one request
-_RESERVED_BYTES = 8 * 1024 * 1024  # of a frame, for everything but pictures
+_RESERVED_BYTES = 8 * 1024 * 1024  # of a frame, for everything but files
+# Part type -> the kind of it for the worker, and the field of it that has the URL.
+_KINDS = {
+    "image_url": ("image", "image_url"),
+    "input_audio": ("audio", "audio_url"),
+    "audio_url": ("audio", "audio_url"),
+}
 _SLOW_CHARS = 128 * 1024  # to decode and hash so much takes part of a millisecond: more is done in a thread
 
 _Refusal = InvalidRequest | PayloadTooLarge  # UnsupportedParameter is an InvalidRequest
 
 
 class _Place(NamedTuple):
-    """Where a picture stands, and by which name an error calls it."""
+    """Where a picture or a recording stands, and by which name an error calls it."""
 
     message: int
     part: int
     url: str
+    type: str
 
     @property
     def param(self) -> str:
-        return f"messages[{self.message}].content[{self.part}].image_url"
+        return f"messages[{self.message}].content[{self.part}].{self.type}"
+
+    @property
+    def noun(self) -> str:
+        return _KINDS[self.type][0]
+
+    @property
+    def max_bytes(self) -> int:
+        limit: int = settings.MAX_IMAGE_BYTES if self.noun == "image" else settings.MAX_AUDIO_BYTES
+        return limit
 
 
 class _File(NamedTuple):
@@ -43,18 +60,20 @@ class _File(NamedTuple):
 
 
 async def load_media(request: AnyRequest) -> AnyRequest:
-    """The same request with its pictures' files. Raises InvalidRequest, UnsupportedParameter or PayloadTooLarge."""
+    """The same request with its messages' files. Raises InvalidRequest, UnsupportedParameter or PayloadTooLarge."""
     messages = (isinstance(request, GenerationRequest) and request.messages) or []
-    places = _find_pictures(messages)
+    places = _find_places(messages)
     if not places:
         return request
     if len(places) > settings.MAX_IMAGES:
-        message = f"A request may hold {settings.MAX_IMAGES} images, this one has {len(places)}."
+        message = f"A request may hold {settings.MAX_IMAGES} images and recordings, this one has {len(places)}."
         raise InvalidRequest(message, param=places[settings.MAX_IMAGES].param)
     loader = _Loader()
     first_places: dict[str, _Place] = {}
     for place in places:
-        first_places.setdefault(place.url, place)
+        first = first_places.setdefault(place.url, place)
+        if first.noun != place.noun:
+            raise InvalidRequest(f"'{place.param}' is also '{first.param}'.", param=place.param)
     async with asyncio.TaskGroup() as group:
         tasks = {url: group.create_task(loader.load(place)) for url, place in first_places.items()}
     files: dict[str, _File] = {}
@@ -68,7 +87,7 @@ async def load_media(request: AnyRequest) -> AnyRequest:
 
 
 class _Loader:
-    """Loads the pictures of one request, few at a time, and no more than a frame holds."""
+    """Loads the files of one request, few at a time, and no more than a frame holds."""
 
     def __init__(self) -> None:
         self._num_bytes = 0
@@ -84,26 +103,29 @@ class _Loader:
                 file = await _load(place)
                 self._num_bytes += len(file.data)
                 if self._num_bytes > MAX_FRAME_BYTES - _RESERVED_BYTES:
-                    raise PayloadTooLarge("The images of the request are too large together.", param=place.param)
+                    raise PayloadTooLarge("The files of the request are too large together.", param=place.param)
             except (InvalidRequest, PayloadTooLarge) as error:
                 self._refusal = error
                 return error
             return file
 
 
-def _find_pictures(messages: list[dict[str, Any]]) -> list[_Place]:
+def _find_places(messages: list[dict[str, Any]]) -> list[_Place]:
     return [
-        _Place(i, j, part["image_url"])
+        _Place(i, j, part[_KINDS[part["type"]][1]], part["type"])
         for i, message in enumerate(messages)
         if isinstance(message.get("content"), list)
         for j, part in enumerate(message["content"])
-        if part["type"] == "image_url"
+        if part["type"] in _KINDS
     ]
 
 
 def _replace(messages: list[dict[str, Any]], files: dict[str, _File]) -> list[dict[str, Any]]:
     def replace_part(part: dict[str, Any]) -> dict[str, Any]:
-        return {"type": "image", "media": files[part["image_url"]].key} if part["type"] == "image_url" else part
+        if part["type"] not in _KINDS:
+            return part
+        kind, field = _KINDS[part["type"]]
+        return {"type": kind, "media": files[part[field]].key}
 
     return [
         {**message, "content": [replace_part(part) for part in message["content"]]}
@@ -116,17 +138,17 @@ def _replace(messages: list[dict[str, Any]], files: dict[str, _File]) -> list[di
 async def _load(place: _Place) -> _File:
     is_data = place.url[:5].lower() == "data:"
     file = await (_decode(place) if is_data else _fetch(place))
-    if not _is_picture(file.data):
+    if place.noun == "image" and not _is_picture(file.data):
         raise InvalidRequest(f"'{place.param}' is not a PNG, JPEG, WebP or GIF image.", param=place.param)
     return file
 
 
 async def _fetch(place: _Place) -> _File:
     if not settings.FETCH_IMAGES:
-        message = f"'{place.param}': images are not fetched here, send a data: URL."
+        message = f"'{place.param}': files are not fetched here, send a data: URL."
         raise UnsupportedParameter(message, param=place.param)
     rules = FetchRules(
-        max_bytes=settings.MAX_IMAGE_BYTES,
+        max_bytes=place.max_bytes,
         timeout_s=settings.FETCH_TIMEOUT_S,
         hosts=frozenset(settings.FETCH_HOSTS),
         private_hosts=frozenset(settings.FETCH_PRIVATE_HOSTS),
@@ -134,19 +156,19 @@ async def _fetch(place: _Place) -> _File:
     try:
         return await asyncio.to_thread(_make_file, await fetch(place.url, rules))
     except FetchTooLarge as error:
-        raise PayloadTooLarge(f"The image '{place.param}' cannot be used. {error}", param=place.param) from error
+        raise PayloadTooLarge(f"The {place.noun} '{place.param}' cannot be used. {error}", param=place.param) from error
     except FetchError as error:
-        raise InvalidRequest(f"The image '{place.param}' cannot be used. {error}", param=place.param) from error
+        raise InvalidRequest(f"The {place.noun} '{place.param}' cannot be used. {error}", param=place.param) from error
 
 
 async def _decode(place: _Place) -> _File:
     head, comma, body = place.url.partition(",")
     kind, *options = head[5:].lower().split(";")
-    if not comma or not kind.startswith("image/") or "base64" not in options:
-        message = f"'{place.param}' must be a URL like data:image/png;base64,…"
-        raise InvalidRequest(message, param=place.param)
-    if len(body) // 4 * 3 > settings.MAX_IMAGE_BYTES + 3:
-        message = f"The image '{place.param}' is larger than {settings.MAX_IMAGE_BYTES} bytes."
+    if not comma or not kind.startswith(f"{place.noun}/") or "base64" not in options:
+        example = "image/png" if place.noun == "image" else "audio/wav"
+        raise InvalidRequest(f"'{place.param}' must be a URL like data:{example};base64,…", param=place.param)
+    if len(body) // 4 * 3 > place.max_bytes + 3:
+        message = f"The {place.noun} '{place.param}' is larger than {place.max_bytes} bytes."
         raise PayloadTooLarge(message, param=place.param)
     try:
         if len(body) < _SLOW_CHARS:

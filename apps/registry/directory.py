@@ -213,7 +213,8 @@ def _find_modalities(info: dict[str, Any]) -> tuple[str, ...] | None:
         return None
     if info.get("task") == "transcribe":
         return ("audio",)
-    return ("text", "image") if info.get("supports_images") else ("text",)
+    senses = {"image": info.get("supports_images"), "audio": info.get("supports_audio")}
+    return ("text", *(name for name, is_there in senses.items() if is_there))
 
 
 def _describe_replica(replica: Replica) -> ReplicaAddress:

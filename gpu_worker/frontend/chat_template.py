@@ -5,6 +5,7 @@ by rendering small conversations.
 """
 
 import logging
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jinja2
@@ -12,9 +13,9 @@ import jinja2
 from gpu_worker.frontend.control_tokens import ControlTokens
 from gpu_worker.frontend.errors import invalid, unsupported
 from gpu_worker.frontend.history import PROBE, find_history_shape, takes_system_tools, takes_tools
-from gpu_worker.frontend.messages import Message, find_pictures, read_messages, read_tools
+from gpu_worker.frontend.messages import Message, find_media, read_messages, read_tools
 from gpu_worker.frontend.parsers import NO_NAMES, ParserNames, choose_parsers
-from gpu_worker.frontend.pictures import PictureRef
+from gpu_worker.frontend.pictures import MediaRef
 from gpu_worker.frontend.reasoning import ReasoningSwitch, ReasoningWish
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class RenderedPrompt(NamedTuple):
 
     pieces: list[str]
     continued: str = ""
-    pictures: tuple[PictureRef, ...] = ()  # in the order of the tokens that stand for them
+    media: tuple[MediaRef, ...] = ()  # in the order of the tokens that stand for them
 
     @property
     def text(self) -> str:
@@ -53,11 +54,11 @@ class ChatTemplate:
         self,
         tokenizer: Any,
         template: str | None = None,
-        picture_token: str = "",
+        media_tokens: Mapping[str, str] | None = None,
         parsers: ParserNames = NO_NAMES,
     ) -> None:
-        """`template` replaces the tokenizer's own; `picture_token` is what it should write for a picture; the parsers
-        are chosen by what it says unless they are named.
+        """`template` replaces the tokenizer's own; `media_tokens` are what it should write for an "image" and an
+        "audio"; the parsers are chosen by what it says unless they are named.
 
         Raises ValueError for a parser that is not there.
         """
@@ -75,7 +76,7 @@ class ChatTemplate:
         )
         self.tool_call_parser = known if self.takes_tools else None
         self._reasoning = ReasoningSwitch(self.source, self.reasoning_parser, self._try_render)
-        self.takes_pictures = bool(self.source and picture_token) and self._probe_pictures(picture_token)
+        self.takes = frozenset(kind for kind, token in (media_tokens or {}).items() if self._probe_media(kind, token))
         self._developer_role = "developer" in self.source
         self._wants_parts = self._probe_parts()
         self._history = find_history_shape(
@@ -103,7 +104,7 @@ class ChatTemplate:
                 "or ask an administrator to set a chat template for this model.",
                 "messages",
             )
-        chat = read_messages(messages, developer_role=self._developer_role, takes_pictures=self.takes_pictures)
+        chat = read_messages(messages, developer_role=self._developer_role, takes=self.takes)
         offered = self._read_tools(tools)
         plan = self._reasoning.plan(
             reasoning or ReasoningWish(), _check_kwargs(template_kwargs or {}), continues=continue_final_message
@@ -126,7 +127,7 @@ class ChatTemplate:
         except _RENDER_ERRORS as error:
             logger.info("the chat template failed: %s", type(error).__name__)
             raise invalid("The model's chat template cannot render these messages.", "messages") from error
-        return RenderedPrompt(cut.split(plan.finish(text)), continued, tuple(find_pictures(messages)))
+        return RenderedPrompt(cut.split(plan.finish(text)), continued, tuple(find_media(messages)))
 
     def _read_tools(self, tools: Any) -> list[dict[str, Any]] | None:
         if not tools:
@@ -151,9 +152,9 @@ class ChatTemplate:
         as_parts = self._try_render([{"role": "user", "content": [{"type": "text", "text": PROBE}]}])
         return PROBE not in as_text and PROBE in as_parts
 
-    def _probe_pictures(self, token: str) -> bool:
-        """Whether a picture shows in the prompt as its token, and the text beside it as text."""
-        text = self._try_render([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": PROBE}]}])
+    def _probe_media(self, kind: str, token: str) -> bool:
+        """Whether a picture or a recording shows in the prompt as its token, and the text beside it as text."""
+        text = self._try_render([{"role": "user", "content": [{"type": kind}, {"type": "text", "text": PROBE}]}])
         return text.count(token) == 1 and PROBE in text
 
     def _try_render(self, chat: list[Message], **kwargs: Any) -> str:

@@ -5,10 +5,11 @@ Knows nothing of tokenizers.
 """
 
 import json
+from collections.abc import Collection
 from typing import Any
 
 from gpu_worker.frontend.errors import invalid, unsupported
-from gpu_worker.frontend.pictures import PictureRef
+from gpu_worker.frontend.pictures import MediaRef
 
 Message = dict[str, Any]
 
@@ -18,13 +19,17 @@ _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "ref
 _MEDIA_PARTS = frozenset(
     ["image_url", "image", "input_image", "input_audio", "audio", "video_url", "video", "file", "input_file"]
 )
+# Kinds of parts that come with their bytes, and which field of the part an error names.
+_FIELDS = {"image": ".image_url", "audio": ""}
+_REFUSALS = {"image": "takes no pictures", "audio": "takes no recordings"}
 _REASONING_FIELDS = ("reasoning_content", "reasoning")
 _TEXT_FIELDS = ("name", "tool_call_id", *_REASONING_FIELDS)
 
 
-def read_messages(messages: Any, *, developer_role: bool, takes_pictures: bool = False) -> list[Message]:
+def read_messages(messages: Any, *, developer_role: bool, takes: Collection[str] = ()) -> list[Message]:
     """Messages with content as one string, tool-call arguments as objects, and no field a template does not know.
-    Only content with pictures is a list of parts, `{"type": "image"}` and texts: see `find_pictures`.
+    Only content with pictures or recordings (`takes` "image", "audio") is a list of parts, `{"type": "image"}` and
+    texts: see `find_media`.
 
     `developer_role` says whether the template has that role; otherwise it becomes "system".
     Raises RequestRejected.
@@ -32,19 +37,20 @@ def read_messages(messages: Any, *, developer_role: bool, takes_pictures: bool =
     if not isinstance(messages, list) or not messages:
         raise invalid("'messages' must be a list with at least one message.", "messages")
     checked = [_read_message(message, f"messages[{i}]", developer_role) for i, message in enumerate(messages)]
-    for ref in () if takes_pictures else find_pictures(messages):
-        raise unsupported("This model takes text only: it cannot see pictures.", ref.param)
+    for ref in find_media(messages):
+        if ref.kind not in takes:
+            raise unsupported(f"This model {_REFUSALS[ref.kind]}.", ref.param)
     return checked
 
 
-def find_pictures(messages: list[Message]) -> list[PictureRef]:
-    """The pictures of messages that `read_messages` has accepted, in order."""
+def find_media(messages: list[Message]) -> list[MediaRef]:
+    """The pictures and recordings of messages that `read_messages` has accepted, in order."""
     return [
-        PictureRef(part["media"], f"messages[{i}].content[{j}].image_url")
+        MediaRef(part["media"], f"messages[{i}].content[{j}]{_FIELDS[part['type']]}", part["type"])
         for i, message in enumerate(messages)
         if isinstance(message.get("content"), list)
         for j, part in enumerate(message["content"])
-        if _is_picture(part)
+        if _is_media(part)
     ]
 
 
@@ -66,7 +72,7 @@ def _read_message(message: Any, param: str, developer_role: bool) -> Message:
         role = "system"
     result: Message = {"role": role, "content": _read_content(message.get("content"), f"{param}.content")}
     if role == "assistant" and not isinstance(result["content"], str):
-        raise invalid("A message of the assistant cannot show a picture.", f"{param}.content")
+        raise invalid("A message of the assistant cannot hold a picture or a recording.", f"{param}.content")
     for field in _TEXT_FIELDS:
         value = message.get(field)
         if value is not None and not isinstance(value, str):
@@ -85,16 +91,18 @@ def _read_content(content: Any, param: str) -> str | list[Message]:
         return content
     if not isinstance(content, list):
         raise invalid(f"Invalid type for '{param}': expected a string or a list of content parts.", param)
-    parts = [None if _is_picture(part) else _read_part(part, f"{param}[{i}]") for i, part in enumerate(content)]
-    texts = [part for part in parts if part is not None]
-    if len(texts) == len(parts):
-        return "\n".join(texts)
-    return [{"type": "image"} if part is None else {"type": "text", "text": part} for part in parts]
+    texts = [None if _is_media(part) else _read_part(part, f"{param}[{i}]") for i, part in enumerate(content)]
+    if None not in texts:
+        return "\n".join(text for text in texts if text is not None)
+    return [
+        {"type": part["type"]} if text is None else {"type": "text", "text": text}
+        for part, text in zip(content, texts, strict=True)
+    ]
 
 
-def _is_picture(part: Any) -> bool:
-    """A picture whose bytes came along, as the web process sends it."""
-    return isinstance(part, dict) and part.get("type") == "image" and isinstance(part.get("media"), str)
+def _is_media(part: Any) -> bool:
+    """A picture or a recording whose bytes came along, as the web process sends it."""
+    return isinstance(part, dict) and part.get("type") in _FIELDS and isinstance(part.get("media"), str)
 
 
 def _read_part(part: Any, param: str) -> str:

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -19,14 +19,15 @@ _DECODE_ERRORS = (
 )  # fmt: skip
 
 
-class PictureRef(NamedTuple):
-    """A picture that a message shows: which one, and where it stands in the request."""
+class MediaRef(NamedTuple):
+    """A picture or a recording that a message shows: which one, and where it stands in the request."""
 
     digest: str
     param: str
+    kind: Literal["image", "audio"] = "image"
 
 
-def decode_pictures(refs: Sequence[PictureRef], media: dict[str, bytes]) -> list[Image.Image]:
+def decode_pictures(refs: Sequence[MediaRef], media: dict[str, bytes]) -> list[Image.Image]:
     """RGB pictures, turned as their cameras were held. Raises RequestRejected naming the first that is no good."""
     decoded: dict[str, Image.Image] = {}
     num_pixels = 0

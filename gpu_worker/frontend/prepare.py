@@ -73,7 +73,7 @@ class Frontend:
         self.template = ChatTemplate(
             tokenizer,
             chat_template,
-            media.picture_token if media is not None else "",
+            media.tokens if media is not None else None,
             parsers,
         )
         self.limits = limits
@@ -138,8 +138,8 @@ class Frontend:
         prompt = request.prompt
         if rendered is not None:
             check_text(rendered.text, "messages")
-            if rendered.pictures and self.media is not None:
-                return self.media.read(rendered.pieces, rendered.pictures, request.media or {})
+            if rendered.media and self.media is not None:
+                return self.media.read(rendered.pieces, rendered.media, request.media or {})
             # the template has written the special tokens itself
             pieces = (self.tokenizer.encode(piece, add_special_tokens=False) for piece in rendered.pieces)
             token_ids = self.media.find_prefix(rendered.text) if self.media is not None else []

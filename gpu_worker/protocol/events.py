@@ -152,6 +152,7 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     supports_images: bool = False
     quantization: str = ""  # what the weights in memory are; empty: plain
     compile_obstacle: str = ""  # why steps of a paged model are not compiled, where that was asked for
+    supports_audio: bool = False  # recordings in messages
 
 
 class Loading(msgspec.Struct, frozen=True, omit_defaults=True, tag="loading"):

@@ -57,7 +57,7 @@ class Generate(msgspec.Struct, frozen=True, omit_defaults=True, tag="generate"):
     kind "chat" uses `messages` (OpenAI shape, content a string or a list of parts), `tools` and
     `chat_template_kwargs`; kind "completion" uses `prompt`, a text or token ids. `n` choices share
     the prompt; choice i draws its random numbers from (sampling.seed, i, position).
-    A part `{"type": "image", "media": key}` is a picture whose file is in `media`.
+    A part `{"type": "image", "media": key}` is a picture whose file is in `media`; of type "audio" it is a recording.
     """
 
     id: str

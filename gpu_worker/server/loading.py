@@ -100,9 +100,10 @@ def _load_generating(config: WorkerConfig, folder: Path, on_progress: OnProgress
         generation_defaults=loaded.generation_defaults,
         engine_reason=built.reason,
         revision=loaded.revision,
-        supports_images=frontend.template.takes_pictures,
+        supports_images="image" in frontend.template.takes,
         quantization=loaded.quantization,
         compile_obstacle=_find_compile_obstacle(loaded.model, built, config),
+        supports_audio="audio" in frontend.template.takes,
     )
     return ServedModel(built.engine, frontend, info, built.acceleration)
 
@@ -123,7 +124,7 @@ def _make_media_reader(processor: Any, tokenizer: Any) -> MediaReader | None:
     try:
         return MediaReader(processor, TextTokenizer(tokenizer))
     except ValueError as error:
-        logger.warning("the model is served without pictures: %s", error)
+        logger.warning("the model is served for text alone: %s", error)
         return None
 
 

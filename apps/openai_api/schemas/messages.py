@@ -2,7 +2,7 @@
 
 Tolerant where clients are known to differ: developer messages, content as parts, tools in the flat form of the
 Responses API, fields that a client echoes back from an earlier answer. What carries meaning that would be lost,
-a sound for one, is refused.
+a file for one, is refused.
 """
 
 from typing import Any, Literal
@@ -14,6 +14,8 @@ from apps.core.errors import InvalidRequest, UnsupportedParameter
 
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
 _IMAGE_PARTS = frozenset({"image_url", "input_image"})
+_AUDIO_PARTS = frozenset({"input_audio", "audio_url"})
+_AUDIO_FORMATS = ("wav", "mp3")
 # Models look at an image in the one way that they were made for, which is no low resolution.
 _DETAILS = (None, "auto", "high")
 
@@ -25,6 +27,19 @@ class ImageUrl(Struct, frozen=True):
     detail: str | None = None
 
 
+class InputAudio(Struct, frozen=True):
+    """A recording itself, in base64."""
+
+    data: str
+    format: str
+
+
+class AudioUrl(Struct, frozen=True):
+    """A recording by its address: data:, http: or https:."""
+
+    url: str
+
+
 class Part(Struct, frozen=True):
     """One piece of a content list. The Responses API writes `image_url` and `detail` side by side."""
 
@@ -33,6 +48,8 @@ class Part(Struct, frozen=True):
     refusal: str | None = None
     image_url: ImageUrl | str | None = None
     detail: str | None = None
+    input_audio: InputAudio | None = None
+    audio_url: AudioUrl | str | None = None
 
 
 class CalledFunction(Struct, frozen=True):
@@ -117,7 +134,7 @@ def _convert_message(message: Message, path: str) -> dict[str, Any]:
 
 
 def _convert_content(message: Message, path: str) -> str | list[dict[str, Any]]:
-    """One text; a list of texts and images where there is an image."""
+    """One text; a list of texts, images and recordings where there is one of these."""
     content = message.content
     if isinstance(content, str):
         return content
@@ -126,14 +143,38 @@ def _convert_content(message: Message, path: str) -> str | list[dict[str, Any]]:
             return message.refusal or ""
         raise InvalidRequest(f"'{path}.content' is required.", param=f"{path}.content")
     paths = [f"{path}.content[{index}]" for index in range(len(content))]
-    if not any(part.type in _IMAGE_PARTS for part in content):
+    if not any(part.type in _IMAGE_PARTS | _AUDIO_PARTS for part in content):
         return "\n".join(map(_read_part, content, paths))
     if message.role == "assistant":
-        raise InvalidRequest(f"'{path}': a message of the assistant cannot hold an image.", param=f"{path}.content")
-    return [
-        _convert_image(part, where) if part.type in _IMAGE_PARTS else {"type": "text", "text": _read_part(part, where)}
-        for part, where in zip(content, paths, strict=True)
-    ]
+        raise InvalidRequest(
+            f"'{path}': a message of the assistant cannot hold images or recordings.", param=f"{path}.content"
+        )
+    return [_convert_part(part, where) for part, where in zip(content, paths, strict=True)]
+
+
+def _convert_part(part: Part, path: str) -> dict[str, Any]:
+    if part.type in _IMAGE_PARTS:
+        return _convert_image(part, path)
+    if part.type == "input_audio":
+        return _convert_audio(part, path)
+    if part.type == "audio_url":
+        url = part.audio_url.url if isinstance(part.audio_url, AudioUrl) else part.audio_url
+        if not url:
+            raise InvalidRequest(f"'{path}.audio_url' is required.", param=f"{path}.audio_url")
+        return {"type": "audio_url", "audio_url": url}
+    return {"type": "text", "text": _read_part(part, path)}
+
+
+def _convert_audio(part: Part, path: str) -> dict[str, Any]:
+    """As a data: URL. What the recording is, its content says."""
+    audio = part.input_audio
+    if audio is None or not audio.data:
+        raise InvalidRequest(f"'{path}.input_audio' is required.", param=f"{path}.input_audio")
+    if audio.format not in _AUDIO_FORMATS:
+        where = f"{path}.input_audio.format"
+        raise InvalidRequest(f"'{where}' must be 'wav' or 'mp3'.", param=where)
+    data = audio.data if audio.data[:5] == "data:" else f"data:audio/{audio.format};base64,{audio.data}"
+    return {"type": "input_audio", "audio_url": data}
 
 
 def _convert_image(part: Part, path: str) -> dict[str, Any]:
@@ -150,7 +191,7 @@ def _read_part(part: Part, path: str) -> str:
     if part.type == "refusal" and part.refusal is not None:
         return part.refusal
     if part.type not in _TEXT_PARTS:
-        message = f"'{path}': parts of type '{part.type}' are not supported, only text and images."
+        message = f"'{path}': parts of type '{part.type}' are not supported, only text, images and audio."
         raise UnsupportedParameter(message, param=path)
     if part.text is None:
         raise InvalidRequest(f"'{path}.text' is required.", param=f"{path}.text")

@@ -21,21 +21,22 @@ SUPPORTED = "flac, mp3, mp4, mpeg, mpga, m4a, ogg, opus, wav, webm"
 Samples = npt.NDArray[np.float32]
 
 
-def decode_audio(data: bytes, sampling_rate: int) -> Samples:
-    """All samples, mono, between -1 and 1. Raises RequestRejected naming `file`."""
+def decode_audio(data: bytes, sampling_rate: int, *, param: str = "file", max_s: float | None = None) -> Samples:
+    """All samples, mono, between -1 and 1; of `max_s` seconds at most (None: an hour). Raises RequestRejected naming
+    `param`."""
     container_format = _find_format(data)
     if container_format is None:
-        raise invalid(f"The audio file is of no format that can be read. Supported: {SUPPORTED}.", "file")
+        raise invalid(f"The audio file is of no format that can be read. Supported: {SUPPORTED}.", param)
     try:
         with av.open(BytesIO(data), "r", format=container_format, io_open=_refuse_to_open) as container:
-            return _read_samples(container, sampling_rate)
+            return _read_samples(container, sampling_rate, param, max_s or MAX_AUDIO_S)
     except (av.error.FFmpegError, ValueError, OverflowError) as error:
-        raise invalid("The audio file is damaged, or not what it says it is.", "file") from error
+        raise invalid("The audio file is damaged, or not what it says it is.", param) from error
 
 
-def _read_samples(container: InputContainer, sampling_rate: int) -> Samples:
+def _read_samples(container: InputContainer, sampling_rate: int, param: str, max_s: float) -> Samples:
     if not container.streams.audio:
-        raise invalid("The file holds no sound.", "file")
+        raise invalid("The file holds no sound.", param)
     resampler = AudioResampler(format="fltp", rate=sampling_rate)
     pieces: list[Samples] = []
     num_samples = 0
@@ -44,14 +45,15 @@ def _read_samples(container: InputContainer, sampling_rate: int) -> Samples:
         for resampled in resampler.resample(frame):
             pieces.append(_mix(resampled))
             num_samples += len(pieces[-1])
-        if num_samples > MAX_AUDIO_S * sampling_rate:
-            raise invalid(f"The recording is longer than {MAX_AUDIO_S // 60} minutes.", "file")
+        if num_samples > max_s * sampling_rate:
+            limit = f"{max_s // 60:.0f} minutes" if max_s >= 60 else f"{max_s:.0f} seconds"
+            raise invalid(f"The recording is longer than {limit}.", param)
     pieces += [_mix(resampled) for resampled in resampler.resample(None)]
     samples: Samples = np.concatenate(pieces) if pieces else np.empty(0, np.float32)
     if not len(samples):
-        raise invalid("The recording is empty.", "file")
+        raise invalid("The recording is empty.", param)
     if not np.isfinite(samples).all():
-        raise invalid("The recording holds samples that are not numbers.", "file")
+        raise invalid("The recording holds samples that are not numbers.", param)
     return samples
 
 

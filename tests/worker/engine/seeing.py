@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from gpu_worker.engine.request import Request
 from gpu_worker.frontend.media import MediaReader
-from gpu_worker.frontend.pictures import PictureRef
+from gpu_worker.frontend.pictures import MediaRef
 from gpu_worker.frontend.tokenizer import TextTokenizer
 from gpu_worker.processor import load_processor
 from tests.tiny_vision import FAMILIES, make_folder, make_picture, make_vision_model
@@ -56,7 +56,7 @@ class Scene:
             prompt = reader.find_prefix(self.text) + encode(self.text, add_special_tokens=False)
             return make_request(request_id, prompt, **fields)
         media = {hashlib.sha256(file).hexdigest(): file for file in self.files}
-        refs = [PictureRef(hashlib.sha256(file).hexdigest(), f"picture {i}") for i, file in enumerate(self.files)]
+        refs = [MediaRef(hashlib.sha256(file).hexdigest(), f"picture {i}") for i, file in enumerate(self.files)]
         prompt, read = reader.read([self.text], refs, media)
         return make_request(request_id, prompt, media=read, **fields)
 

@@ -14,7 +14,7 @@ from gpu_worker.engine.lifecycle import MEDIA_FAILED
 from gpu_worker.engine.media import Media
 from gpu_worker.engine.paged import PagedEngine
 from gpu_worker.frontend.errors import RequestRejected
-from gpu_worker.frontend.pictures import PictureRef
+from gpu_worker.frontend.pictures import MediaRef
 from tests.tiny_vision import FAMILIES, make_picture, make_vision_model
 from tests.worker.engine.driving import make_config, run_all
 from tests.worker.engine.seeing import Scene, build_reader, make_reader
@@ -153,7 +153,7 @@ def test_pictures_the_model_cannot_take_end_their_request_only(engine: str) -> N
 def test_pictures_that_wait_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpu_worker.frontend.media.MAX_LIVE_BYTES", 1)
     reader = build_reader("llava")
-    pieces, refs, files = ["<image> Fine."], [PictureRef("key", "picture")], {"key": make_picture(1)}
+    pieces, refs, files = ["<image> Fine."], [MediaRef("key", "picture")], {"key": make_picture(1)}
     waiting = reader.read(pieces, refs, files)
     with pytest.raises(RequestRejected) as rejection:
         reader.read(pieces, refs, files)
