@@ -84,6 +84,14 @@ def test_greedy_answers_equal_generate_of_the_same_weights(wide_folder: Path, me
     assert_engine_equals_generate(loaded.model)
 
 
+def test_a_model_of_the_fallback_engine_is_quantized_too(tmp_path: Path) -> None:
+    make_model("bloom").save_pretrained(tmp_path)
+    save_words(tmp_path)
+    loaded = load(tmp_path, quantization="int8")
+    assert loaded.quantization == "int8"
+    assert_engine_equals_generate(loaded.model, kind="fallback")
+
+
 @pytest.mark.parametrize("num_rows", [1, 3, 30, 90], ids=lambda number: f"{number} rows")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("with_bias", [True, False], ids=["bias", "no bias"])

@@ -1,5 +1,6 @@
 """Runs a transcription engine by hand: messages in, windows out, and what `generate` says of the same recording."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -69,9 +70,12 @@ def transcribe(loaded: LoadedTranscription, *messages: Transcribe) -> list[Heard
     return heards
 
 
-def generate(folder: Path, samples: Any, **options: Any) -> dict[str, Any]:
-    """One call of the library's own `generate` over the whole recording, on a model of its own."""
+def generate(
+    folder: Path, samples: Any, *, change: Callable[[Any], Any] = lambda model: None, **options: Any
+) -> dict[str, Any]:
+    """One call of the library's own `generate` over the whole recording, on a model of its own, changed by `change`."""
     model = WhisperForConditionalGeneration.from_pretrained(folder).eval()
+    change(model)
     extractor = WhisperFeatureExtractor.from_pretrained(folder)
     is_short = len(samples) <= extractor.n_samples
     inputs = extractor(
