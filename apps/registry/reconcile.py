@@ -18,7 +18,7 @@ from apps.registry.health import Health, get_health
 from apps.registry.launcher import WorkerProcess
 from apps.registry.models import HostedModel, Replica, ReplicaState
 from apps.registry.states import LIVE_STATES, PROCESS_STATES
-from gpu_worker.protocol import WorkerConfig
+from gpu_worker.protocol import WorkerConfig, find_code_line
 
 logger = logging.getLogger(__name__)
 
@@ -177,6 +177,8 @@ def _watch_silence(replica: Replica, process: WorkerProcess) -> None:
 def _restart_or_fail(replica: Replica, exit_code: int | None) -> None:
     log_tail = launcher.read_log_tail(str(replica.pk))
     if exit_code == LOAD_FAILED_EXIT_CODE:
+        if (code := find_code_line(log_tail)) is not None:
+            approvals.record_code(model=replica.model, code=code)
         services.fail(replica=replica, error=log_tail.rpartition("\n")[2] or "Loading failed.", log_tail=log_tail)
         return
     how = "" if exit_code is None else f" (signal {-exit_code})" if exit_code < 0 else f" (exit code {exit_code})"

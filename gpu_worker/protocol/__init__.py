@@ -7,7 +7,7 @@ all that one engine step produced.
 This package imports neither Django nor torch, and knows nothing of either half.
 """
 
-from gpu_worker.protocol.code import CodeFile, RepositoryCode, find_commit, read_code
+from gpu_worker.protocol.code import CodeFile, RepositoryCode, find_code_line, find_commit, read_code, write_code_line
 from gpu_worker.protocol.codec import (
     MAX_FRAME_BYTES,
     PROTOCOL_VERSION,
@@ -132,11 +132,13 @@ __all__ = [
     "encode_from_worker",
     "encode_message",
     "encode_to_worker",
+    "find_code_line",
     "find_commit",
     "join_to_worker",
     "read_code",
     "read_worker_config",
     "split_audio",
     "split_source",
+    "write_code_line",
     "write_worker_config",
 ]

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import msgspec
 
+_LINE_START = "unapproved code: "
+
 
 class CodeFile(msgspec.Struct, frozen=True):
     """One file, by its path below the repository's root."""
@@ -32,6 +34,22 @@ def read_code(folder: Path) -> RepositoryCode:
 def find_commit(folder: Path) -> str:
     """The commit of a snapshot in the hub's cache; empty for any other folder."""
     return folder.name if folder.parent.name == "snapshots" else ""
+
+
+def write_code_line(code: RepositoryCode) -> str:
+    """For the worker's log, where who missed its last words on /health finds them."""
+    return f"{_LINE_START}{msgspec.json.encode(code).decode()}\n"
+
+
+def find_code_line(log: str) -> RepositoryCode | None:
+    """What the last such line says."""
+    for line in reversed(log.splitlines()):
+        if line.startswith(_LINE_START):
+            try:
+                return msgspec.json.decode(line.removeprefix(_LINE_START), type=RepositoryCode)
+            except msgspec.MsgspecError:
+                return None
+    return None
 
 
 def _read_file(folder: Path, path: Path) -> CodeFile:

@@ -29,6 +29,7 @@ from gpu_worker.protocol import (
     Transcribe,
     WorkerConfig,
     decode_to_worker,
+    write_code_line,
 )
 from gpu_worker.server.connection import Connection
 from gpu_worker.server.http import Gate
@@ -115,6 +116,7 @@ class WorkerProcess:
             if loaded.done() and (error := loaded.exception()) is not None:
                 if isinstance(error, UnapprovedCodeError):
                     self._status.unapproved_code = error.code
+                    sys.stderr.write(write_code_line(error.code))
                 return await self._fail(f"The model could not be loaded: {explain_failure(error)}", EXIT_LOAD_FAILED)
             if loaded.done():
                 self._on_loaded(self._served.result())

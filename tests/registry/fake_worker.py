@@ -1,7 +1,8 @@
 """A process that a launcher can start where the model is not the point: answers /health, obeys or ignores SIGTERM.
 
 What it says is in `health.json` beside its configuration, read at each request; the model's name chooses the rest:
-`crash` ends at once with code 1, `broken` with 3 and a reason, `mute` never answers, `stubborn` ignores SIGTERM.
+`crash` ends at once with code 1, `broken` with 3 and a reason, `foreign` with 3 and code that it may not run; `mute`
+never answers, `stubborn` ignores SIGTERM.
 """
 
 import json
@@ -38,6 +39,10 @@ if config["model"] == "crash":
     sys.exit("it was not to be")
 if config["model"] == "broken":
     print("The model could not be loaded: it has no weights.", flush=True)
+    sys.exit(3)
+if config["model"] == "foreign":
+    print('unapproved code: {"sha256": "5a", "files": [{"path": "a.py", "sha256": "5b", "num_bytes": 1}]}', flush=True)
+    print("The model could not be loaded: it brings its own code.", flush=True)
     sys.exit(3)
 if config["model"] == "stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -100,6 +100,15 @@ def test_code_that_a_worker_may_not_run_is_recorded_once(machine: MakeMachine) -
     assert ModelCode.objects.count() == 1
 
 
+def test_a_worker_that_ended_before_it_was_asked_has_left_word_in_its_log(machine: MakeMachine) -> None:
+    m = machine("foreign")
+    m.step()
+    row = m.step_until(ReplicaState.FAILED)
+    assert row.last_error == "The model could not be loaded: it brings its own code."
+    found = ModelCode.objects.get()
+    assert (found.sha256, found.files[0]["path"], found.approved_at) == ("5a", "a.py", None)
+
+
 def test_code_is_read_where_the_command_runs(tmp_path: Path) -> None:
     (tmp_path / "modeling.py").write_text("x = 1")
     assert fetch_code(str(tmp_path), "") == read_code(tmp_path)
