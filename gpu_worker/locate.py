@@ -9,18 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from huggingface_hub.utils import tqdm
 
 from gpu_worker import gguf
+from gpu_worker.hub import HubError, explain_hub_errors
 from gpu_worker.load_error import LoadError
 from gpu_worker.protocol import Source, WorkerConfig, split_source
 from gpu_worker.remote_code import pin_code
@@ -53,21 +45,11 @@ def _find_folder(config: WorkerConfig, source: Source, on_progress: OnProgress) 
         return path
     if source.place.startswith((".", "/", "~")) or source.place.count("/") > 1:
         raise LoadError(f"There is no folder {source.place}.")
-    where = f"{source.place}@{config.revision}" if config.revision else source.place
     try:
-        return _download_what_is_needed(config, source, on_progress)
-    except GatedRepoError as error:
-        raise LoadError(f"{where} is gated: accept its terms on the hub and set HF_TOKEN.") from error
-    except RepositoryNotFoundError as error:
-        raise LoadError(f"The hub has no model {where}, or it is private and HF_TOKEN does not open it.") from error
-    except RevisionNotFoundError as error:
-        raise LoadError(f"{source.place} has no revision {config.revision}.") from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        raise LoadError(f"{where} is not on this machine and the hub cannot be reached.") from error
-    except HFValidationError as error:
-        raise LoadError(f"{source.place!r} is neither a folder nor a hub id.") from error
-    except (HfHubHTTPError, OSError) as error:
-        raise LoadError(f"Downloading {where} failed: {error}") from error
+        with explain_hub_errors(source.place, config.revision):
+            return _download_what_is_needed(config, source, on_progress)
+    except HubError as error:
+        raise LoadError(str(error)) from error
 
 
 def _download_what_is_needed(config: WorkerConfig, source: Source, on_progress: OnProgress) -> Path:

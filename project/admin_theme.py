@@ -49,6 +49,7 @@ ADMIN_THEME = {
                 "items": [
                     _link(_("Models"), "neurology", "registry_hostedmodel_changelist", "registry.view_hostedmodel"),
                     _link(_("Code"), "code", "registry_modelcode_changelist", "registry.view_modelcode"),
+                    _link(_("Adapters"), "layers", "registry_adapter_changelist", "registry.view_adapter"),
                     _link(_("Replicas"), "memory", "registry_replica_changelist", "registry.view_replica"),
                     _link(_("Nodes"), "dns", "registry_node_changelist", "registry.view_node"),
                 ],

@@ -81,7 +81,7 @@ class Answer:
             raise LinkLost
         self._num_attempts += 1
         self.entry.replica_id = link.replica_id
-        self.entry.revision = self._model.revision or info.revision
+        self.entry.revision = self._model.revision or ("" if self._model.adapter else info.revision)
         try:
             self._stream = link.submit(self._make_message(info))
         except ProtocolError as error:
@@ -170,6 +170,7 @@ class Answer:
             priority=request.priority,
             media=request.media,
             structure=request.structure,
+            adapter=self._model.adapter,
             resume=[ResumeChoice(index, ids) for index, ids in enumerate(self._token_ids) if ids] or None,
         )
 

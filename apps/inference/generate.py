@@ -4,14 +4,14 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 from apps.accounts.caller import Caller
-from apps.core.errors import RequestTimeout, ServiceError, Unavailable
+from apps.core.errors import RequestTimeout, ServiceError, Unavailable, UnsupportedParameter
 from apps.inference import metrics
 from apps.inference.answer import Answer
 from apps.inference.clients.base import LinkLost, SlowConsumer
 from apps.inference.events import Event, Waiting
 from apps.inference.media import load_media
 from apps.inference.pool import get_pool
-from apps.inference.requests import AnyRequest
+from apps.inference.requests import AnyRequest, GenerationRequest
 from apps.inference.router import Route, find_affinity
 from apps.registry import directory
 from apps.usage.entry import Entry
@@ -28,6 +28,8 @@ async def generate(request: AnyRequest) -> AsyncGenerator[Event, None]:
     that reads it, stops the request at the worker; in every case its usage is settled exactly once.
     """
     model = await directory.get_model(request.model, request.caller)
+    if model.adapter is not None and not isinstance(request, GenerationRequest):
+        raise UnsupportedParameter(f"'{model.name}' is an adapter: it is for chat and text completions.", param="model")
     request = await load_media(request)
     answer = Answer(request, model)
     status = UsageStatus.ERROR

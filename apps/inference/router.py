@@ -29,7 +29,7 @@ class Route:
 
     def __init__(self, model: ModelSpec, affinity: str = "") -> None:
         self.model = model
-        self._affinity = affinity
+        self._affinity = f"{model.name}\0{affinity}" if model.adapter is not None else affinity
         self._deadline_s = time.monotonic() + settings.LOAD_TIMEOUT_S
         self._avoided: set[tuple[str, int]] = set()
         self._failure: ServiceError | None = None  # why the last replica was left, where it said so

@@ -21,6 +21,7 @@ MODEL_SCHEMA: dict[str, Any] = {
         "object": {"type": "string", "enum": ["model"]},
         "created": {"type": "integer", "description": "Unix time in seconds"},
         "owned_by": {"type": "string"},
+        "parent": {"type": ["string", "null"], "description": "The model that an adapter is for"},
         "context_length": {"type": ["integer", "null"], "description": "Tokens, prompt and answer together"},
         "input_modalities": {
             "type": ["array", "null"],

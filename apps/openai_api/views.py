@@ -41,12 +41,13 @@ class ModelView(APIView):
 
 
 def describe_model(spec: ModelSpec) -> dict[str, Any]:
-    """OpenAI's model object, with the context length and what it reads where that is known."""
+    """OpenAI's model object, with an adapter's model, and context length and what it reads where that is known."""
     return {
         "id": spec.name,
         "object": "model",
         "created": spec.created,
         "owned_by": spec.owned_by,
+        "parent": spec.parent,
         "context_length": spec.context_length,
         "input_modalities": spec.input_modalities,
         "task": spec.task,

@@ -16,7 +16,7 @@ from unfold.decorators import action, display
 from apps.core.errors import ServiceError
 from apps.registry import directory, services
 from apps.registry.code_admin import ModelCodeInline, ReadOnlyAdmin
-from apps.registry.models import HostedModel, Node, Replica, ReplicaState
+from apps.registry.models import Adapter, HostedModel, Node, Replica, ReplicaState
 from apps.registry.states import LIVE_STATES
 
 STATE_LABELS = {
@@ -62,7 +62,7 @@ class HostedModelAdmin(ModelAdmin):
             _("Memory and concurrency"),
             {
                 "description": _("Left empty, context and cache are as large as the model and the machine allow."),
-                "fields": [("max_model_len", "max_num_seqs"), "kv_cache_bytes"],
+                "fields": [("max_model_len", "max_num_seqs"), ("kv_cache_bytes", "max_loras")],
             },
         ),
         (
@@ -130,6 +130,22 @@ class HostedModelAdmin(ModelAdmin):
     @display(description=_("teams"))
     def team_names(self, model: HostedModel) -> Any:
         return ", ".join(team.name for team in model.teams.all()) or _("everybody")
+
+
+@admin.register(Adapter)
+class AdapterAdmin(ModelAdmin):
+    """LoRA adapters. A replica of the model reads one when it is first asked for; nothing has to be restarted."""
+
+    list_display = ["name", "hosted_model", "source", "revision", "enabled"]
+    list_filter = ["enabled", "hosted_model"]
+    list_select_related = ["hosted_model"]
+    search_fields = ["name", "source"]
+    autocomplete_fields = ["hosted_model"]
+    fields = ["name", "hosted_model", "source", "revision", "enabled"]
+
+    def save_model(self, request: HttpRequest, obj: Adapter, form: ModelForm, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        transaction.on_commit(directory.invalidate)
 
 
 @admin.register(Replica)

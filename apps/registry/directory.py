@@ -7,21 +7,21 @@ whatever the load, and not at all while nobody asks.
 import asyncio
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from django.conf import settings
 from django.db import DatabaseError
-from django.db.models import OuterRef, Subquery
+from django.db.models import OuterRef, Prefetch, Subquery
 
 from apps.accounts.caller import Caller
 from apps.core.db import run_db
 from apps.core.errors import InvalidRequest, ModelNotFound
 from apps.registry import services
 from apps.registry.access import may_use
-from apps.registry.models import HostedModel, Replica, ReplicaState
+from apps.registry.models import Adapter, HostedModel, Replica, ReplicaState
 from apps.registry.states import LIVE_STATES
-from gpu_worker.protocol import ReasoningSetting
+from gpu_worker.protocol import AdapterRef, ReasoningSetting
 
 logger = logging.getLogger(__name__)
 
@@ -32,9 +32,9 @@ MAX_AGE_WITHOUT_DATABASE_S = 60.0  # streams and new requests outlive a short ou
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A model as clients may name it."""
+    """A model, or one with an adapter, as clients may name it."""
 
-    id: int
+    id: int  # of the model
     name: str
     source: str
     revision: str
@@ -51,6 +51,8 @@ class ModelSpec:
     max_num_seqs: int
     min_replicas: int
     max_replicas: int
+    parent: str | None = None  # the name of the adapter's model
+    adapter: AdapterRef | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +128,9 @@ async def get_model(name: str, caller: Caller) -> ModelSpec:
     base, _, revision = name.partition("@")
     revision, colon, file = revision.partition(":")
     base += colon + file
-    if settings.FORCE_MODEL and base != settings.FORCE_MODEL:
-        raise InvalidRequest(f"This server serves the model '{settings.FORCE_MODEL}' only.", param="model")
     spec = (await _cache.get()).models.get(base)
+    if settings.FORCE_MODEL and (spec is None or not _is_served(spec)) and base != settings.FORCE_MODEL:
+        raise InvalidRequest(f"This server serves the model '{settings.FORCE_MODEL}' only.", param="model")
     if spec is None or not may_use(caller, enabled=True, team_ids=spec.team_ids):
         raise ModelNotFound(f"The model '{name}' does not exist or you do not have access to it.", param="model")
     if revision and revision != (spec.revision or "main"):
@@ -141,12 +143,12 @@ async def get_model(name: str, caller: Caller) -> ModelSpec:
 async def list_models(caller: Caller) -> list[ModelSpec]:
     """What this caller may use, by name."""
     specs = (await _cache.get()).models.values()
-    return [
-        spec
-        for spec in specs
-        if may_use(caller, enabled=True, team_ids=spec.team_ids)
-        and (not settings.FORCE_MODEL or spec.name == settings.FORCE_MODEL)
-    ]
+    return [spec for spec in specs if may_use(caller, enabled=True, team_ids=spec.team_ids) and _is_served(spec)]
+
+
+def _is_served(spec: ModelSpec) -> bool:
+    """Whether FORCE_MODEL, if it is set, is this model or that of this adapter."""
+    return not settings.FORCE_MODEL or settings.FORCE_MODEL in (spec.name, spec.parent)
 
 
 async def get_replicas(model_id: int) -> list[ReplicaAddress]:
@@ -170,18 +172,21 @@ def invalidate() -> None:
 
 
 def _take_snapshot(generation: int) -> _Snapshot:
-    """Three queries, on a database thread."""
+    """Four queries, on a database thread."""
     taken_s = time.monotonic()
     loaded = Replica.objects.filter(model=OuterRef("pk"), ready_at__isnull=False).order_by("-ready_at")
     models = (
         HostedModel.objects.filter(enabled=True)
         .annotate(loaded_info=Subquery(loaded.values("info")[:1]))
-        .prefetch_related("teams")
+        .prefetch_related("teams", Prefetch("adapters", Adapter.objects.filter(enabled=True)))
     )
     replicas: dict[int, list[ReplicaAddress]] = {}
     for replica in Replica.objects.exclude(state=ReplicaState.STOPPED).defer("log_tail", "info"):
         replicas.setdefault(replica.model_id, []).append(_describe_replica(replica))
     specs = {model.name: _describe_model(model, model.loaded_info or {}) for model in models}
+    for model in models:
+        for adapter in model.adapters.all():
+            specs.setdefault(adapter.name, _describe_adapter(adapter, specs[model.name]))
     return _Snapshot(taken_s, generation, specs, replicas)
 
 
@@ -205,6 +210,19 @@ def _describe_model(model: HostedModel, info: dict[str, Any]) -> ModelSpec:
         max_num_seqs=model.max_num_seqs,
         min_replicas=model.min_replicas,
         max_replicas=model.max_replicas,
+    )
+
+
+def _describe_adapter(adapter: Adapter, base: ModelSpec) -> ModelSpec:
+    """Everything but what it is called and made of is the model's."""
+    return replace(
+        base,
+        name=adapter.name,
+        source=adapter.source,
+        revision=adapter.revision,
+        created=int(adapter.created_at.timestamp()),
+        parent=base.name,
+        adapter=AdapterRef(adapter.name, adapter.source, adapter.revision),
     )
 
 

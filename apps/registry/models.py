@@ -4,12 +4,13 @@ import uuid
 from typing import get_args
 
 from django.conf import settings
+from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator
 from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from apps.registry.validators import validate_model_name
+from apps.registry.validators import validate_adapter_source, validate_model_name
 from gpu_worker.protocol import Quantization, ReasoningFormat, ToolCallFormat
 
 QUANTIZATIONS = get_args(Quantization)
@@ -75,6 +76,9 @@ class HostedModel(models.Model):
         _("max context"), null=True, blank=True, validators=[MinValueValidator(16)]
     )
     max_num_seqs = models.PositiveIntegerField(_("max concurrency"), default=64, validators=[MinValueValidator(1)])
+    max_loras = models.PositiveSmallIntegerField(
+        _("max adapters"), default=8, help_text=_("LoRA adapters that each replica keeps loaded.")
+    )
     kv_cache_bytes = models.BigIntegerField(_("KV cache bytes"), null=True, blank=True)
     generation_defaults = models.JSONField(
         _("generation defaults"), default=dict, blank=True, help_text=_("Sampling values for requests that give none.")
@@ -112,6 +116,52 @@ class HostedModel(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    def clean(self) -> None:
+        """Raises ValidationError for the name of an adapter."""
+        if Adapter.objects.filter(name=self.name).exists():
+            raise ValidationError({"name": _("An adapter has this name.")})
+
+
+class Adapter(models.Model):
+    """LoRA weights for a model, which clients may name in its place. Whoever may use the model may use them."""
+
+    name = models.CharField(
+        _("name"),
+        max_length=200,
+        unique=True,
+        validators=[validate_model_name],
+        help_text=_("What clients put into “model”. Slashes are allowed."),
+    )
+    hosted_model = models.ForeignKey(
+        HostedModel,
+        on_delete=models.CASCADE,
+        related_name="adapters",
+        verbose_name=_("model"),
+        help_text=_("The model it was trained for."),
+    )
+    source = models.CharField(
+        _("source"),
+        max_length=500,
+        validators=[validate_adapter_source],
+        help_text=_("A hub id, or a folder on the worker's machine, with the files that peft saves."),
+    )
+    revision = models.CharField(_("revision"), max_length=100, blank=True)
+    enabled = models.BooleanField(_("enabled"), default=True)
+    created_at = models.DateTimeField(_("created"), default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ["name"]
+        verbose_name = _("adapter")
+        verbose_name_plural = _("adapters")
+
+    def __str__(self) -> str:
+        return self.name
+
+    def clean(self) -> None:
+        """Raises ValidationError for the name of a model."""
+        if HostedModel.objects.filter(name=self.name).exists():
+            raise ValidationError({"name": _("A model has this name.")})
 
 
 class ModelCode(models.Model):

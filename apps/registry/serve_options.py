@@ -17,7 +17,7 @@ import psutil
 from django.core.exceptions import ValidationError
 
 from apps.registry.models import QUANTIZATIONS, REASONING_PARSERS, TOOL_CALL_PARSERS, Reasoning
-from apps.registry.validators import validate_model_name
+from apps.registry.validators import validate_adapter_source, validate_model_name
 from gpu_worker.protocol import split_source
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
@@ -28,6 +28,7 @@ _PLAIN_FLAGS = (
     "dtype",
     "max_model_len",
     "max_num_seqs",
+    "max_loras",
     "attn_implementation",
     "reasoning",
     "tool_call_parser",
@@ -58,6 +59,7 @@ class ServeOptions:
     is_kept_loaded: bool  # False: an idle timeout was asked for, and applies to the preloaded model too
     compile: str | None = None  # None: as the settings say
     approves_code: bool = False  # the Python code of the model's repository, as it is now
+    adapters: dict[str, tuple[str, str]] = field(default_factory=dict)  # name to source and revision
     fields: dict[str, Any] = field(default_factory=dict)  # of HostedModel: those that flags name
 
 
@@ -88,6 +90,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--load-in-8bit", action="store_true", help="the same as --quantization bnb-8bit")
     parser.add_argument("--max-model-len", type=int, help="tokens of prompt and answer together")
     parser.add_argument("--max-num-seqs", type=int, help="requests that may run at once")
+    parser.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="NAME=SOURCE",
+        help="a LoRA adapter that clients may name: hub id, id@revision, or a folder; may be repeated",
+    )
+    parser.add_argument("--max-loras", type=int, help="adapters kept loaded at once")
     parser.add_argument(
         "--model-timeout", type=int, metavar="SECONDS", help="unload after so long without work; 0: never"
     )
@@ -139,6 +149,7 @@ def read_options(given: dict[str, Any]) -> ServeOptions:
         is_kept_loaded=timeout_s is None or timeout_s <= 0,
         compile=given["compile"],
         approves_code=given["trust_remote_code"],
+        adapters=dict(_read_adapter(text) for text in given["lora"]),
         fields=_read_fields(given),
     )
 
@@ -188,6 +199,19 @@ def _read_model(text: str | None, served_name: str | None) -> tuple[str | None, 
     return name, source, revision
 
 
+def _read_adapter(text: str) -> tuple[str, tuple[str, str]]:
+    name, _, wanted = text.partition("=")
+    if not name or not wanted:
+        raise OptionError(f"--lora takes NAME=SOURCE, not {text!r}.")
+    _, source, revision = _read_model(wanted, name)
+    source = source or ""
+    try:
+        validate_adapter_source(source)
+    except ValidationError as error:
+        raise OptionError(f"--lora {text}: {' '.join(error.messages)}") from error
+    return name, (source, revision)
+
+
 def _read_fields(given: dict[str, Any]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for flag in _PLAIN_FLAGS:
@@ -201,6 +225,8 @@ def _read_fields(given: dict[str, Any]) -> dict[str, Any]:
         fields["idle_timeout_s"] = max(0, given["model_timeout"])
     if quantization := _read_quantization(given):
         fields["quantization"] = quantization
+    if fields.get("max_loras", 0) < 0:
+        raise OptionError("--max-loras must not be negative.")
     if given["default_seed"] is not None:
         if not 0 <= given["default_seed"] < 2**63:
             raise OptionError("--default-seed must be from 0 to 2**63 - 1.")

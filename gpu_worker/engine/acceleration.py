@@ -18,17 +18,21 @@ from typing import Any
 import torch
 
 from gpu_worker.engine import packing
-from gpu_worker.engine.batch import build_batch
 from gpu_worker.engine.compiled import ArtifactError, ArtifactSpec, load_artifact, start_compiling
 from gpu_worker.engine.kv_cache import KVCache
 from gpu_worker.engine.model_runner import CompiledForward, ModelRunner
 from gpu_worker.engine.native_step import NativeState
-from gpu_worker.engine.probe import PagedLayers, UnsupportedModelError, compare_logits, make_sequences, run_paged
-from gpu_worker.engine.request import Request
-from gpu_worker.engine.scheduler import Chunk
+from gpu_worker.engine.probe import (
+    PagedLayers,
+    UnsupportedModelError,
+    compare_logits,
+    make_sequences,
+    run_once,
+    run_paged,
+)
 from gpu_worker.kernels.native import NATIVE_DTYPES, NativeError, find_compiler, get_library_path, load_library
 from gpu_worker.kernels.weight_only import get_weight_bits
-from gpu_worker.protocol import Sampling, WorkerConfig
+from gpu_worker.protocol import WorkerConfig
 
 logger = logging.getLogger(__name__)
 
@@ -91,21 +95,11 @@ class Acceleration:
         self._folder = folder
         self._sequences = make_sequences(model)
         self._expected = [logits_TV.to(model.dtype) for logits_TV in run_paged(model, layers, self._sequences)]
-        self._groups = packing.find_groups(model, self._run_once)
+        self._groups = packing.find_groups(model, lambda: run_once(model, layers, self._sequences[0][:16]))
         self._spec = ArtifactSpec.of(model, layers.layer_of, self._groups)
         self._child: subprocess.Popen[str] | None = None
         self._is_cancelled = False
         self._is_packed = False
-
-    def _run_once(self) -> None:
-        """One forward pass."""
-        cache = KVCache(
-            self._layers.shapes, num_blocks=1, block_size=16, dtype=self._model.dtype, device=self._model.device
-        )
-        request = Request(id="", prompt_token_ids=self._sequences[0][:16], sampling=Sampling(seed=0), max_tokens=1)
-        request.block_ids = [0]
-        batch = build_batch([Chunk(request, len(request.prompt_token_ids))], 16, self._model.device)
-        ModelRunner(self._model, self._layers.layer_of, cache).forward(batch)
 
     @property
     def is_prepared(self) -> bool:

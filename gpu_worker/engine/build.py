@@ -10,11 +10,12 @@ from gpu_worker.engine.acceleration import Acceleration, accelerate
 from gpu_worker.engine.block_manager import BlockManager
 from gpu_worker.engine.fallback import FallbackEngine
 from gpu_worker.engine.kv_cache import KVCache, LayerShape
+from gpu_worker.engine.lora import AdapterTargets, find_targets
 from gpu_worker.engine.media import MediaPrompt
 from gpu_worker.engine.media_runner import MediaRunner
 from gpu_worker.engine.model_runner import ModelRunner
 from gpu_worker.engine.paged import PagedEngine
-from gpu_worker.engine.probe import PagedLayers, UnsupportedModelError, probe_paged
+from gpu_worker.engine.probe import PagedLayers, UnsupportedModelError, make_sequences, probe_paged, run_once
 from gpu_worker.engine.scheduler import Scheduler
 from gpu_worker.protocol import WorkerConfig
 
@@ -28,9 +29,11 @@ _GPU_MEMORY_SHARE = 0.85
 
 
 class BuiltEngine(NamedTuple):
-    """An engine, which kind it is, why it is the fallback (a sentence; empty for paged), and its blocks."""
+    """An engine, what adapters may change, which kind it is, why it is the fallback (a sentence; empty for paged), and
+    its blocks."""
 
     engine: PagedEngine | FallbackEngine
+    targets: AdapterTargets
     kind: Literal["paged", "fallback"]
     reason: str
     num_blocks: int
@@ -58,7 +61,7 @@ def build_engine(model: Any, config: WorkerConfig, media_prompt: MediaPrompt | N
         raise ValueError(f"compile is set to on, but this model is served by the fallback engine. {reason}")
     logger.info("using the fallback engine: %s", reason)
     engine = FallbackEngine(model, max_model_len=max_model_len, max_num_seqs=config.max_num_seqs)
-    return BuiltEngine(engine, "fallback", reason, num_blocks=config.max_num_seqs, block_size=0)
+    return BuiltEngine(engine, find_targets(model), "fallback", reason, num_blocks=config.max_num_seqs, block_size=0)
 
 
 def find_max_model_len(text_config: Any, wanted: int | None) -> int:
@@ -85,10 +88,18 @@ def _build_paged(model: Any, layers: PagedLayers, config: WorkerConfig, max_mode
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,
     )
+    targets = _find_paged_targets(model, layers)
     runner, media_runner = ModelRunner(model, layers.layer_of, cache), MediaRunner(model, layers.layer_of, cache)
     engine = PagedEngine(runner, scheduler, media_runner, max_model_len=max_model_len)
     acceleration = accelerate(model, layers, runner, config)
-    return BuiltEngine(engine, "paged", "", num_blocks, config.block_size, acceleration)
+    return BuiltEngine(engine, targets, "paged", "", num_blocks, config.block_size, acceleration)
+
+
+def _find_paged_targets(model: Any, layers: PagedLayers) -> AdapterTargets:
+    """Seen while the linear layers are still the model's own."""
+    token_ids = make_sequences(model)[0][:13]
+    names = tuple(name for name, module in model.named_modules() if module in layers.layer_of)
+    return find_targets(model, lambda: run_once(model, layers, token_ids), len(token_ids), names)
 
 
 def _count_blocks(

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from gpu_worker.engine.base import EngineStats
-from gpu_worker.engine.lifecycle import MEDIA_FAILED, NOT_A_NUMBER, RequestLifecycle
+from gpu_worker.engine.lifecycle import ADAPTER_FAILED, MEDIA_FAILED, NOT_A_NUMBER, RequestLifecycle
+from gpu_worker.engine.lora import adapted, find_whole
 from gpu_worker.engine.media_runner import MODEL_ERRORS, find_rope_index, to_tensors
 from gpu_worker.engine.request import Request, RequestStatus, TokenOutput
 from gpu_worker.engine.waiting import WaitingQueue
@@ -76,11 +77,12 @@ class FallbackEngine(RequestLifecycle):
         try:
             logits = self._forward(running)
         except MODEL_ERRORS:
-            if request.media is None:
+            if request.media is None and request.adapter is None:
                 raise
-            logger.exception("the model could not take the pictures of request %s", request.id)
+            logger.exception("the model could not take the pictures or the adapter of request %s", request.id)
             self._finish(request)
-            self._outputs.append(TokenOutput(request, error=MEDIA_FAILED))
+            error = MEDIA_FAILED if request.media is not None else ADAPTER_FAILED
+            self._outputs.append(TokenOutput(request, error=error))
             return
         token = self._sampler.sample(logits, [request])[0]
         request.device_s += time.monotonic() - started_s
@@ -114,7 +116,8 @@ class FallbackEngine(RequestLifecycle):
         inputs = self._model.prepare_inputs_for_generation(
             input_ids, next_sequence_length=num_new, is_first_iteration=is_first, **kwargs
         )
-        output = self._model(**inputs, return_dict=True)
+        with adapted(self._model, find_whole(running.request.adapter)):
+            output = self._model(**inputs, return_dict=True)
         running.model_kwargs = self._model._update_model_kwargs_for_generation(output, kwargs, num_new_tokens=num_next)
         logits: torch.Tensor = output.logits[:, -1]
         return logits

@@ -1,5 +1,6 @@
 """What every engine does with a request between its arrival and its end. It knows neither blocks nor forward passes."""
 
+import logging
 import time
 from abc import ABC, abstractmethod
 
@@ -7,6 +8,9 @@ from gpu_worker.engine.request import Request, RequestStatus, TokenOutput
 from gpu_worker.engine.sampler import SampledToken, Sampler
 from gpu_worker.engine.waiting import WaitingQueue
 
+logger = logging.getLogger(__name__)
+
+ADAPTER_FAILED = "The model could not take the adapter of this request, or has no memory for it."
 GRAMMAR_LEFT = "No token of this model can continue the required form, or the form is too complex to follow."
 MEDIA_FAILED = "The model could not take the pictures of this request."
 NOT_A_NUMBER = "The model produced values that are not numbers for this request."
@@ -30,6 +34,8 @@ class RequestLifecycle(ABC):
             request.status = RequestStatus.FINISHED
             self._outputs.append(TokenOutput(request, finish_reason=request.finish_reason))
             return
+        if not self._place_adapter(request):
+            return
         self._requests[request.id] = request
         self._waiting.push(request)
 
@@ -50,6 +56,17 @@ class RequestLifecycle(ABC):
         """About how many waiting requests are ahead of it; None once it runs."""
         request = self._requests.get(request_id)
         return self._waiting.estimate_position(request) if request is not None else None
+
+    def _place_adapter(self, request: Request) -> bool:
+        """Bring its adapter, if it has one, to where the model is. One that does not fit fails this request only."""
+        try:
+            if request.adapter is not None:
+                request.adapter.place()
+        except RuntimeError:
+            logger.exception("the adapter of request %s could not be brought to the model", request.id)
+            self._outputs.append(request.fail(ADAPTER_FAILED))
+            return False
+        return True
 
     def _take_outputs(self) -> list[TokenOutput]:
         outputs, self._outputs = self._outputs, []

@@ -14,6 +14,7 @@ import torch
 from gpu_worker.engine.attention import WHOLE_ATTENTION, PagedContext, paged_context
 from gpu_worker.engine.batch import Batch
 from gpu_worker.engine.kv_cache import KVCache
+from gpu_worker.engine.lora import adapted, find_whole
 from gpu_worker.engine.media import Media
 from gpu_worker.engine.request import Request
 from gpu_worker.engine.text_attention import get_text_attention, set_text_attention
@@ -36,11 +37,13 @@ class MediaRunner:
     @torch.inference_mode()
     def forward(self, batch: Batch) -> torch.Tensor:
         """Compute a batch of one whole prompt and return logits [R, V], one row for every entry of `batch.sampled`."""
-        media = batch.chunks[0].request.media
+        request = batch.chunks[0].request
+        media = request.media
         paged = get_text_attention(self._model)
         set_text_attention(self._model, WHOLE_ATTENTION)
         try:
-            with paged_context(PagedContext(self._cache, self._layer_of, batch)):
+            context = PagedContext(self._cache, self._layer_of, batch)
+            with paged_context(context), adapted(self._model, find_whole(request.adapter)):
                 output = self._model(
                     input_ids=batch.input_ids_T[None],
                     use_cache=False,

@@ -7,6 +7,7 @@ import torch
 from gpu_worker.engine.attention import PagedContext, paged_context
 from gpu_worker.engine.batch import Batch
 from gpu_worker.engine.kv_cache import KVCache
+from gpu_worker.engine.lora import adapted, find_rows
 from gpu_worker.engine.native_step import NativeState
 from gpu_worker.kernels.varlen import can_use_varlen
 
@@ -18,7 +19,7 @@ class ModelRunner:
     """A transformers decoder whose attention implementation has been set to the paged one.
 
     With `native` its attention (and linear layers, if they were packed) are our own operators; with `compiled` the
-    model's modules are not called any more. Both may be set between two steps.
+    model's modules are called only in steps that have adapters. Both may be set between two steps.
     """
 
     def __init__(
@@ -46,12 +47,13 @@ class ModelRunner:
     @torch.inference_mode()
     def forward(self, batch: Batch) -> torch.Tensor:
         """Compute the batch and return logits [R, V], one row for every entry of `batch.sampled`."""
+        adapters = find_rows(batch)
         if self.native is not None:
             self.native.begin_step(batch)
-            if self.compiled is not None:
+            if self.compiled is not None and not adapters:
                 return self.compiled(batch.input_ids_T[None], batch.position_ids_T[None], batch.logits_indices_R)
         context = PagedContext(self.cache, self._layer_of, batch, self._use_varlen, self.native is not None)
-        with paged_context(context):
+        with paged_context(context), adapted(self._model, adapters):
             output = self._model(
                 input_ids=batch.input_ids_T[None],
                 position_ids=batch.position_ids_T[None],

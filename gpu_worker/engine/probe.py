@@ -189,6 +189,15 @@ def run_paged(
     return logits
 
 
+@torch.inference_mode()
+def run_once(model: Any, layers: PagedLayers, token_ids: list[int]) -> None:
+    """One forward pass over a few tokens, at most a block of them, to see what the model calls."""
+    cache = KVCache(layers.shapes, num_blocks=1, block_size=16, dtype=model.dtype, device=model.device)
+    request = _make_request(0, token_ids)
+    request.block_ids = [0]
+    ModelRunner(model, layers.layer_of, cache).forward(build_batch([Chunk(request, len(token_ids))], 16, model.device))
+
+
 def _extend(prompt: MediaPrompt) -> list[int]:
     """The prompt and a few tokens of text behind it."""
     return prompt.token_ids + prompt.token_ids[: prompt.media.spans[0].start][:_NUM_BEHIND]

@@ -4,10 +4,14 @@ import enum
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from gpu_worker.engine.grammar import GrammarState
 from gpu_worker.engine.media import Media
 from gpu_worker.protocol import FailureCode, FinishReason, Sampling
+
+if TYPE_CHECKING:  # it imports torch, for which the server does not wait
+    from gpu_worker.engine.lora import LoraAdapter
 
 
 class RequestStatus(enum.IntEnum):
@@ -57,6 +61,7 @@ class Request:
     output_token_ids: list[int] = field(default_factory=list)
     arrival_s: float = field(default_factory=time.monotonic)
     media: Media | None = None  # the pictures of the prompt
+    adapter: "LoraAdapter | None" = None  # then `cache_salt` names it too
 
     # Written by the engine only.
     status: RequestStatus = RequestStatus.WAITING

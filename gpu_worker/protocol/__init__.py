@@ -50,6 +50,7 @@ from gpu_worker.protocol.events import (
 )
 from gpu_worker.protocol.requests import (
     Abort,
+    AdapterRef,
     Embed,
     Generate,
     InputKind,
@@ -80,6 +81,7 @@ __all__ = [
     "MAX_FRAME_BYTES",
     "PROTOCOL_VERSION",
     "Abort",
+    "AdapterRef",
     "AudioChunk",
     "CodeFile",
     "Delta",

@@ -59,6 +59,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkno
     num_blocks: int | None = None  # None: sized from free memory
     kv_cache_bytes: int | None = None
     prefix_cache: bool = True
+    max_loras: int = 8  # adapters kept loaded; those in use stay beyond it
     # Compiled steps on CPUs. auto: where possible, made in the background while the engine serves without;
     # on: ready only when they are, and an error where they are not possible.
     compile: Literal["auto", "on", "off"] = "auto"

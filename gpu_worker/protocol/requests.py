@@ -51,6 +51,14 @@ class ResumeChoice(msgspec.Struct, frozen=True):
     token_ids: list[int]
 
 
+class AdapterRef(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A LoRA adapter for the worker's model, which loads it when it is first asked for."""
+
+    name: str  # what clients call it: failures name it
+    source: str  # a folder on the worker's machine, or a hub id
+    revision: str = ""
+
+
 class Generate(msgspec.Struct, frozen=True, omit_defaults=True, tag="generate"):
     """Start one request. Its events come back under the same `id`.
 
@@ -83,6 +91,7 @@ class Generate(msgspec.Struct, frozen=True, omit_defaults=True, tag="generate"):
     enable_thinking: bool | None = None
     reasoning_effort: str | None = None
     reasoning: ReasoningSetting = "auto"
+    adapter: AdapterRef | None = None
 
 
 class Embed(msgspec.Struct, frozen=True, omit_defaults=True, tag="embed"):

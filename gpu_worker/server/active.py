@@ -25,6 +25,7 @@ from gpu_worker.protocol import (
     Timing,
     Usage,
 )
+from gpu_worker.server.adapters import HeldAdapter
 from gpu_worker.server.connection import Connection
 
 _EMPTY = Piece()
@@ -82,6 +83,7 @@ class ActiveRequest:
     num_prompt_tokens: int = 0
     choices: list[Any] = field(default_factory=list)  # of `Choice`, or what another kind has in its place
     queue_position: int | None = None  # as last told
+    adapter: HeldAdapter | None = None  # handed back when it is closed
     held_bytes: int = 0  # of a recording: its file, then its samples
 
     def begin(self, message: Any, prepared: Any) -> list[FromWorker]:
@@ -111,11 +113,12 @@ class ActiveRequest:
             user=message.user,
             weight=message.weight,
             priority=message.priority,
-            cache_salt=message.cache_salt,
+            cache_salt=self.adapter.salt(message.cache_salt) if self.adapter else message.cache_salt,
             grammar=source.grammar,
             output_token_ids=source.token_ids,
             arrival_s=self.arrival_s,
             media=prepared.media,
+            adapter=self.adapter.weights if self.adapter else None,
         )
         choice = Choice(index, request, source.stream, prepared.tokenizer)
         if prepared.ends_by_text:

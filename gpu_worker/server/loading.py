@@ -14,6 +14,7 @@ from gpu_worker.frontend.parsers import ParserNames
 from gpu_worker.frontend.prepare import Frontend, Limits
 from gpu_worker.frontend.tokenizer import TextTokenizer
 from gpu_worker.protocol import ModelInfo, WorkerConfig
+from gpu_worker.server.adapters import Reader
 from gpu_worker.server.submissions import Frontend as AnyFrontend
 from gpu_worker.tasks.detect import detect_task
 
@@ -43,6 +44,7 @@ class ServedModel(NamedTuple):
     frontend: AnyFrontend
     info: ModelInfo
     acceleration: Acceleration | None = None
+    adapters: Reader | None = None  # None: for a task that has none
 
 
 def load_served_model(config: WorkerConfig, on_progress: OnProgress) -> ServedModel:
@@ -68,6 +70,7 @@ def load_served_model(config: WorkerConfig, on_progress: OnProgress) -> ServedMo
 
 
 def _load_generating(config: WorkerConfig, folder: Path, on_progress: OnProgress) -> ServedModel:
+    from gpu_worker.adapters.files import AdapterReader
     from gpu_worker.engine.build import build_engine
     from gpu_worker.loader import load_model
 
@@ -105,7 +108,8 @@ def _load_generating(config: WorkerConfig, folder: Path, on_progress: OnProgress
         compile_obstacle=_find_compile_obstacle(loaded.model, built, config),
         supports_audio="audio" in frontend.template.takes,
     )
-    return ServedModel(built.engine, frontend, info, built.acceleration)
+    adapters = AdapterReader(built.targets, local_files_only=config.local_files_only)
+    return ServedModel(built.engine, frontend, info, built.acceleration, adapters)
 
 
 def _find_compile_obstacle(model: Any, built: Any, config: WorkerConfig) -> str:

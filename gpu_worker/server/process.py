@@ -31,6 +31,7 @@ from gpu_worker.protocol import (
     decode_to_worker,
     write_code_line,
 )
+from gpu_worker.server.adapters import AdapterTable
 from gpu_worker.server.connection import Connection
 from gpu_worker.server.http import Gate
 from gpu_worker.server.loading import Acceleration, ServedModel, explain_failure, load_served_model
@@ -155,7 +156,10 @@ class WorkerProcess:
         self._status.info = served.info
         self._status.stats = served.engine.stats()
         self._status.status, self._status.progress, self._status.stage = "ready", 1.0, ""
-        self._table.open(Serving(self._engine_loop, served.engine, served.frontend, served.info.task))
+        adapters = None
+        if served.adapters is not None:
+            adapters = AdapterTable(served.adapters, self._config.max_loras, self._status)
+        self._table.open(Serving(self._engine_loop, served.engine, served.frontend, served.info.task, adapters))
         self._broadcast(Ready(served.info))
         logger.info("ready: %s on the %s engine", served.info.architecture, served.info.engine)
         if served.acceleration is not None:

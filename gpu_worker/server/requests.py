@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 from gpu_worker.engine.base import Engine, EngineOutput, EngineStats
 from gpu_worker.engine.core import EngineLoop, EngineStoppedError
 from gpu_worker.frontend.errors import RequestRejected
-from gpu_worker.protocol import FailureCode, FromWorker, Progress, Submission, Task
+from gpu_worker.protocol import FailureCode, FromWorker, Generate, Progress, Submission, Task
 from gpu_worker.server.active import ActiveRequest
+from gpu_worker.server.adapters import AdapterTable
 from gpu_worker.server.connection import Connection
 from gpu_worker.server.status import WorkerStatus
 from gpu_worker.server.submissions import Frontend, check_task, make_active
@@ -38,6 +39,7 @@ class Serving(NamedTuple):
     engine: Engine
     frontend: Frontend
     task: Task
+    adapters: AdapterTable | None = None  # None: for a task that has none
 
 
 Frames = dict[Connection, list[FromWorker]]
@@ -123,6 +125,8 @@ class RequestTable:
         """Release the threads. Requests must have ended."""
         for pool in (self._pool, self._media_pool):
             pool.shutdown(wait=False, cancel_futures=True)
+        if self._serving is not None and self._serving.adapters is not None:
+            self._serving.adapters.shut_down()
 
     def deliver(self, outputs: list[EngineOutput], stats: EngineStats) -> None:
         """The engine loop's callback, in the engine thread: hand over, and look at the queue once a second."""
@@ -168,6 +172,7 @@ class RequestTable:
     async def _prepare(self, active: ActiveRequest, message: Submission, serving: Serving) -> None:
         try:
             check_task(message, serving.task)
+            await self._hold_adapter(active, message, serving.adapters)
             pool = self._media_pool if getattr(message, "media", None) else self._pool
             prepared = await self._loop.run_in_executor(pool, serving.frontend.prepare, message)
             if not active.is_closed:
@@ -180,6 +185,16 @@ class RequestTable:
         except Exception:
             logger.exception("request %s could not be prepared", active.id)
             self._fail(active, "internal", "The request could not be prepared.")
+
+    @staticmethod
+    async def _hold_adapter(active: ActiveRequest, message: Submission, adapters: AdapterTable | None) -> None:
+        if not isinstance(message, Generate) or message.adapter is None or adapters is None:
+            return
+        held = await adapters.hold(message.adapter)
+        if active.is_closed:  # meanwhile
+            adapters.release(held)
+        else:
+            active.adapter = held
 
     def _submit(self, active: ActiveRequest, message: Submission, prepared: Any, serving: Serving) -> None:
         events = active.begin(message, prepared)
@@ -218,6 +233,8 @@ class RequestTable:
         if self._active.pop(active.id, None) is None:
             return
         self._num_choices -= active.num_choices
+        if active.adapter is not None and self._serving is not None and self._serving.adapters is not None:
+            self._serving.adapters.release(active.adapter)
         self._abort_choices(active)
         for choice in active.choices:
             self._choices.pop(choice.request, None)

@@ -1,7 +1,7 @@
 """What the worker says of itself at any moment. Read and written in the event loop's thread only."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ class WorkerStatus:
     info: ModelInfo | None = None
     stats: EngineStats = _IDLE
     unapproved_code: RepositoryCode | None = None  # the model was not loaded because of it
+    adapters: list[str] = field(default_factory=list)  # names of those that are loaded, used last comes last
     idle_since_s: float | None = None  # time.monotonic; None: not ready yet, or a request is active
 
     @property
@@ -41,6 +42,7 @@ class WorkerStatus:
             "unapproved_code": self.unapproved_code,
             "info": self.info,
             "stats": self.stats,
+            "adapters": self.adapters,
             "idle_s": None if self.idle_since_s is None else time.monotonic() - self.idle_since_s,
         }
         return msgspec.json.encode(body)

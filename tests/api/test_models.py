@@ -23,6 +23,7 @@ def test_list_holds_what_the_team_may_use(api: Api) -> None:
         "object": "model",
         "created": int(everyones.created_at.timestamp()),
         "owned_by": "atrium",
+        "parent": None,
         "context_length": 4096,
         "input_modalities": None,
         "task": None,

@@ -7,7 +7,7 @@ from apps.accounts.keys import hash_key
 from apps.accounts.models import APIKey
 from apps.registry import approvals, services
 from apps.registry.bootstrap import bootstrap
-from apps.registry.models import HostedModel, ModelCode, Replica, ReplicaState
+from apps.registry.models import Adapter, HostedModel, ModelCode, Replica, ReplicaState
 from gpu_worker.protocol import read_code
 from tests.factories import make_model, make_replica, make_team, make_user
 
@@ -56,6 +56,21 @@ def test_a_model_is_added_listed_and_removed(db, run):
     assert "Qwen/Qwen3-4B\tenabled\tQwen/Qwen3-4B\tmain" in run("models", "list")
     run("models", "remove", "Qwen/Qwen3-4B")
     assert not HostedModel.objects.exists()
+
+
+def test_an_adapter_is_added_listed_and_removed(db, run):
+    make_model("base")
+    run("models", "add", "tuned", "--adapter-of", "base", "--source", "org/tuned", "--revision", "v2")
+    adapter = Adapter.objects.get()
+    assert (adapter.hosted_model.name, adapter.source, adapter.revision) == ("base", "org/tuned", "v2")
+    assert "tuned\tadapter of base\torg/tuned\tv2" in run("models", "list")
+    for name, message in (("base", "A model has this name"), ("a b", "Use letters")):
+        with pytest.raises(CommandError, match=message):
+            run("models", "add", name, "--adapter-of", "base", "--source", "org/tuned")
+    with pytest.raises(CommandError, match="There is no model nothing"):
+        run("models", "add", "x", "--adapter-of", "nothing")
+    run("models", "remove", "tuned")
+    assert (Adapter.objects.count(), HostedModel.objects.count()) == (0, 1)
 
 
 @pytest.mark.parametrize("name", ["../etc/passwd", "a@b", "/abs", "has space"])

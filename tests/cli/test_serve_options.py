@@ -6,7 +6,7 @@ import pytest
 from django.core.management import CommandError, call_command, get_commands, load_command_class
 
 from apps.registry.management.commands.serve import make_environment, register_served_model
-from apps.registry.models import HostedModel
+from apps.registry.models import Adapter, HostedModel
 from apps.registry.serve_options import OptionError, ServeOptions, find_allowed_hosts, read_options
 from tests.factories import make_model
 
@@ -38,6 +38,7 @@ def test_without_flags_it_is_the_demo_model_on_localhost():
         (["--model-timeout", "60"], {"idle_timeout_s": 60}),
         (["--model_timeout", "-1"], {"idle_timeout_s": 0}),
         (["--max-model-len", "4096", "--max_num_seqs", "8"], {"max_model_len": 4096, "max_num_seqs": 8}),
+        (["--max-loras", "3"], {"max_loras": 3}),
         (["--default-seed", "7"], {"generation_defaults": {"seed": 7}}),
         (["--reasoning", "off"], {"reasoning": "off"}),
         (["--tool-call-parser", "hermes"], {"tool_call_parser": "hermes"}),
@@ -73,6 +74,12 @@ def test_trust_approves_the_code_and_is_no_setting(flag):
         (["--chat-template-kwargs", "[1]"], "object"),
         (["--chat-template-kwargs", "{"], "not JSON"),
         (["--default-seed", "-1"], "--default-seed"),
+        (["--max-loras", "-1"], "--max-loras"),
+        (["--lora", "tuned"], "NAME=SOURCE"),
+        (["--lora", "=org/tuned"], "NAME=SOURCE"),
+        (["--lora", "a b=org/tuned"], "a b"),
+        (["--lora", "tuned=/no/such/folder"], "no folder"),
+        (["--lora", "tuned=org/tuned/deep"], "Give a hub id"),
     ],
 )
 def test_what_cannot_be_honoured_is_an_error(arguments, message):
@@ -139,6 +146,22 @@ def test_flags_that_were_given_change_an_existing_model_and_others_do_not(db):
     assert (model.dtype, model.device, model.enabled) == ("float32", "cpu", True)
     assert model.generation_defaults == {"top_k": 5, "seed": 1}
     assert HostedModel.objects.count() == 1
+
+
+def test_adapters_are_hub_ids_pinned_ids_or_folders(tmp_path):
+    options = parse("m", "--lora", "a=org/a", "--lora", "team/b=org/b@v2", "--lora", f"c={tmp_path}")
+    assert options.adapters == {"a": ("org/a", ""), "team/b": ("org/b", "v2"), "c": (str(tmp_path.resolve()), "")}
+    assert parse().adapters == {}
+
+
+def test_adapters_of_the_served_model_are_made_or_brought_in_line(db):
+    other = make_model("other")
+    Adapter.objects.create(name="a", hosted_model=other, source="old", revision="v1", enabled=False)
+    model = register_served_model(parse("m", "--lora", "a=org/a", "--lora", "b=org/b@v2"))
+    rows = [(row.name, row.hosted_model, row.source, row.revision, row.enabled) for row in Adapter.objects.all()]
+    assert rows == [("a", model, "org/a", "", True), ("b", model, "org/b", "v2", True)]
+    with pytest.raises(CommandError, match="a model has this name"):
+        register_served_model(parse("m", "--lora", "other=org/a"))
 
 
 def test_the_children_are_told(db, settings):

@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from apps.accounts.keys import hash_key
 from apps.accounts.models import APIKey, Membership, Team, User
-from apps.registry.models import HostedModel, ModelCode, Node, Replica, ReplicaState
+from apps.registry.models import Adapter, HostedModel, ModelCode, Node, Replica, ReplicaState
 from apps.usage.models import UsageRecord, UsageStatus
 from tests.factories import make_key, make_model, make_replica, make_team, make_user
 
@@ -70,6 +70,7 @@ def make_rows(boss: User, team: Team) -> dict[type, object]:
         ModelCode: ModelCode.objects.create(
             model=model, source="demo", sha256="0" * 64, files=[{"path": "<b>.py", "sha256": "1" * 64, "num_bytes": 9}]
         ),
+        Adapter: Adapter.objects.create(name="tuned", hosted_model=model, source="org/tuned"),
         Replica: replica,
         Node: replica.node,
         UsageRecord: make_record("chatcmpl-1", user=boss, team=team, status=UsageStatus.ERROR, error_code="broken"),
@@ -222,6 +223,40 @@ def test_model_with_a_bad_name_is_refused(page: Client) -> None:
     text = page.post(reverse("admin:registry_hostedmodel_add"), {"name": "../etc", "source": "x"}).content.decode()
     assert "separated by slashes" in text
     assert HostedModel.objects.count() == 0
+
+
+def test_adapter_is_added_and_switched_off(page: Client) -> None:
+    fields = {"name": "org/tuned", "hosted_model": make_model("demo").pk, "source": "/adapters/tuned", "enabled": "on"}
+    assert page.post(reverse("admin:registry_adapter_add"), fields).status_code == 302
+    adapter = Adapter.objects.get()
+    assert (adapter.name, adapter.hosted_model.name, adapter.enabled) == ("org/tuned", "demo", True)
+    page.post(reverse("admin:registry_adapter_change", args=[adapter.pk]), fields | {"enabled": ""})
+    adapter.refresh_from_db()
+    assert not adapter.enabled
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"name": "demo"}, "A model has this name."),
+        ({"name": "../etc"}, "separated by slashes"),
+        ({"source": "../adapters"}, "Give a hub id, or a folder"),
+        ({"source": "a/b/c"}, "Give a hub id, or a folder"),
+    ],
+    ids=["a model's name", "bad name", "relative folder", "no id"],
+)
+def test_adapter_that_cannot_be_is_refused(page: Client, changes: dict[str, str], sentence: str) -> None:
+    fields = {"name": "tuned", "hosted_model": make_model("demo").pk, "source": "org/tuned"}
+    text = page.post(reverse("admin:registry_adapter_add"), fields | changes).content.decode()
+    assert sentence in text
+    assert Adapter.objects.count() == 0
+
+
+def test_model_with_the_name_of_an_adapter_is_refused(page: Client) -> None:
+    Adapter.objects.create(name="tuned", hosted_model=make_model("demo"), source="org/tuned")
+    text = page.post(reverse("admin:registry_hostedmodel_add"), {"name": "tuned", "source": "x"}).content.decode()
+    assert "An adapter has this name." in text
+    assert HostedModel.objects.count() == 1
 
 
 def test_replica_is_stopped_and_restarted(page: Client, node: Node, launches: list[str]) -> None:

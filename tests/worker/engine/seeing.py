@@ -61,13 +61,14 @@ class Scene:
         return make_request(request_id, prompt, media=read, **fields)
 
     @torch.inference_mode()
-    def generate(self, request: Request) -> list[int]:
-        """What transformers answers, greedily, by the processor's own way from text and pictures to inputs."""
+    def generate(self, request: Request, model: Any = None) -> list[int]:
+        """What transformers answers, greedily, by the processor's own way from text and pictures to inputs; with the
+        family's model unless another is given."""
         pictures = [Image.open(io.BytesIO(file)).convert("RGB") for file in self.files]
         processor = load_processor(make_folder(self.family), trust_remote_code=False)
         inputs = processor(text=[self.text], images=pictures or None, return_tensors="pt")
         assert inputs["input_ids"][0].tolist() == request.prompt_token_ids
-        output = make_vision_model(self.family).generate(
+        output = (model or make_vision_model(self.family)).generate(
             **inputs,
             max_new_tokens=request.max_tokens,
             do_sample=False,

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from gpu_worker.adapters.files import AdapterReader
 from gpu_worker.engine.build import BuiltEngine, build_engine
 from gpu_worker.engine.paged import PagedEngine
+from gpu_worker.protocol import AdapterRef
+from tests.tiny_adapters import make_adapter
 from tests.tiny_models import FALLBACK, make_model
 from tests.worker.engine.driving import generate, make_config, make_prompt, make_request, run_all
 from tests.worker.engine.test_exactness import make_traffic
@@ -68,6 +71,38 @@ def test_what_was_compiled_is_found_again(cache: Path) -> None:
     request = make_request("r", make_prompt(random.Random(0), 9))
     run_all(built.engine, [request])
     assert request.output_token_ids == generate(model, request)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(COMPILE_TIMEOUT_S)
+def test_steps_with_an_adapter_call_the_packed_layers_and_others_the_compiled_forward(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = build("qwen2", cache, compile="on")
+    assert isinstance(built.engine, PagedEngine)
+    adapted = make_adapter(make_model("qwen2"), tmp_path)
+    adapter = AdapterReader(built.targets).read(AdapterRef("tuned", str(tmp_path)))
+    num_calls = 0
+    compiled = built.engine._runner.compiled
+
+    def count(*args: torch.Tensor) -> torch.Tensor:
+        nonlocal num_calls
+        num_calls += 1
+        return compiled(*args)
+
+    monkeypatch.setattr(built.engine._runner, "compiled", count)
+    prompts = [make_prompt(random.Random(seed), 20 + seed) for seed in range(6)]
+    tuned = [make_request(f"t{i}", p, adapter=adapter, cache_salt="t") for i, p in enumerate(prompts)]
+    plain = [make_request(f"p{i}", p) for i, p in enumerate(prompts)]
+    run_all(built.engine, tuned[:3])
+    assert num_calls == 0
+    num_steps = built.engine.stats().num_steps
+    run_all(built.engine, plain[:3])
+    assert num_calls == built.engine.stats().num_steps - num_steps > 0
+    run_all(built.engine, [*tuned[3:], *plain[3:]])
+    for request in (*tuned, *plain):
+        model = adapted if request.adapter is not None else make_model("qwen2")
+        assert request.output_token_ids == generate(model, request)
 
 
 @pytest.mark.slow

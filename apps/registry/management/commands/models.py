@@ -10,7 +10,7 @@ from django.db import transaction
 from apps.core.errors import ServiceError
 from apps.registry import services
 from apps.registry.management.code import approve_code
-from apps.registry.models import QUANTIZATIONS, HostedModel, Replica, ReplicaState
+from apps.registry.models import QUANTIZATIONS, Adapter, HostedModel, Replica, ReplicaState
 from apps.registry.serve_options import DTYPES
 
 
@@ -33,6 +33,7 @@ class Command(BaseCommand):
         add.add_argument("--max-model-len", type=int)
         add.add_argument("--min-replicas", type=int, default=0)
         add.add_argument("--max-replicas", type=int, default=1)
+        add.add_argument("--adapter-of", metavar="MODEL", help="it is a LoRA adapter for this model")
         for action in ("remove", "load", "unload", "approve-code"):
             actions.add_parser(action).add_argument("name")
 
@@ -42,12 +43,16 @@ class Command(BaseCommand):
                 for model in HostedModel.objects.all():
                     state = "enabled" if model.enabled else "disabled"
                     self.stdout.write(f"{model.name}\t{state}\t{model.source}\t{model.revision}")
+                for adapter in Adapter.objects.select_related("hosted_model"):
+                    state = f"adapter of {adapter.hosted_model}" + ("" if adapter.enabled else ", disabled")
+                    self.stdout.write(f"{adapter.name}\t{state}\t{adapter.source}\t{adapter.revision}")
             case "status":
                 self._show_status(options["name"])
             case "add":
                 self._add(options)
             case "remove":
-                _get_model(options["name"]).delete()  # its processes end with the next reconciliation
+                if not Adapter.objects.filter(name=options["name"]).delete()[0]:
+                    _get_model(options["name"]).delete()  # its processes end with the next reconciliation
                 self.stdout.write(f"Removed: {options['name']}")
             case "approve-code":
                 self.stdout.write(approve_code(_get_model(options["name"]), "models approve-code"))
@@ -58,19 +63,26 @@ class Command(BaseCommand):
                 self.stdout.write(f"Replicas on their way out: {num_draining}")
 
     def _add(self, options: dict[str, Any]) -> None:
+        if options["adapter_of"]:
+            self._add_adapter(options)
+            return
         fields = ("name", "revision", "dtype", "device", "quantization", "max_model_len")
         model = HostedModel(**{name: options[name] for name in (*fields, "min_replicas", "max_replicas")})
         model.source = options["source"] or model.name
-        try:
-            model.full_clean()
-        except ValidationError as error:
-            raise CommandError("; ".join(f"{name}: {' '.join(e)}" for name, e in error.message_dict.items())) from error
+        _check(model)
         with transaction.atomic():  # a model whose code cannot be read is not added
             model.save()
             approved = approve_code(model, "models add --trust-remote-code") if options["trust_remote_code"] else ""
         self.stdout.write(f"Added: {model.name}")
         if approved:
             self.stdout.write(approved)
+
+    def _add_adapter(self, options: dict[str, Any]) -> None:
+        adapter = Adapter(name=options["name"], hosted_model=_get_model(options["adapter_of"]))
+        adapter.source, adapter.revision = options["source"] or adapter.name, options["revision"]
+        _check(adapter)
+        adapter.save()
+        self.stdout.write(f"Added: {adapter.name}")
 
     def _load(self, model: HostedModel) -> None:
         try:
@@ -87,6 +99,13 @@ class Command(BaseCommand):
                 f"{replica.model}\t{replica.state}\t{replica.progress:.0%}\t{replica.node}\t"
                 f"pid {replica.pid or '-'}\trestarts {replica.num_restarts}\t{detail}"
             )
+
+
+def _check(row: HostedModel | Adapter) -> None:
+    try:
+        row.full_clean()
+    except ValidationError as error:
+        raise CommandError("; ".join(f"{name}: {' '.join(e)}" for name, e in error.message_dict.items())) from error
 
 
 def _get_model(name: str) -> HostedModel:

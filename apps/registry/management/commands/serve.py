@@ -20,7 +20,7 @@ from apps.registry.bootstrap import DEMO_MODEL_NAME
 from apps.registry.children import AlreadyServing, Children
 from apps.registry.management.code import approve_code
 from apps.registry.management.commands.bootstrap import bootstrap_from_settings, describe_credentials
-from apps.registry.models import HostedModel, Replica, ReplicaState
+from apps.registry.models import Adapter, HostedModel, Replica, ReplicaState
 from apps.registry.serve_options import (
     OptionError,
     ServeOptions,
@@ -155,6 +155,12 @@ def register_served_model(options: ServeOptions) -> HostedModel:
         current = getattr(model, name)
         setattr(model, name, {**current, **value} if isinstance(value, dict) else value)
     model.save()
+    for name, (source, revision) in options.adapters.items():
+        if HostedModel.objects.filter(name=name).exists():
+            raise CommandError(f"The adapter {name} cannot be served: a model has this name.")
+        Adapter.objects.update_or_create(
+            name=name, defaults={"hosted_model": model, "source": source, "revision": revision, "enabled": True}
+        )
     return model
 
 
