@@ -8,8 +8,8 @@ import re
 from typing import Any, NamedTuple
 
 from gpu_worker.frontend.errors import RequestRejected, invalid, unsupported
-from gpu_worker.frontend.json_schema import follow_reference
-from gpu_worker.frontend.lark import ANY_TEXT, escape, exclude, join_choices, quote, search
+from gpu_worker.frontend.json_schema import NOTES, follow_reference, guess_type, is_plain, list_values
+from gpu_worker.frontend.lark import ANY_TEXT, FORMATS, escape, exclude, join_choices, match, quote, search
 from gpu_worker.frontend.parsers.base import Notation
 from gpu_worker.frontend.parsers.json_text import dump_json
 from gpu_worker.frontend.parsers.text_arguments import JSON_TYPES, convert_text, find_types
@@ -17,15 +17,8 @@ from gpu_worker.frontend.structure_parts import Part, make_schema_part
 
 Schema = dict[str, Any]
 
-# Keywords that restrict nothing.
-_NOTES = frozenset(
-    [
-        *("title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly"),
-        *("$schema", "$id", "$comment", "$defs", "definitions"),
-    ]
-)
 _OF_OBJECTS = frozenset(["type", "properties", "required", "additionalProperties"])
-_OF_STRINGS = frozenset(["type", "minLength", "maxLength", "pattern", "enum", "const"])
+_OF_STRINGS = frozenset(["type", "minLength", "maxLength", "pattern", "format"])
 _OF_LISTS = frozenset(["type", "items", "minItems", "maxItems"])
 _OF_VALUES = frozenset(["type", "enum", "const"])
 _SCALARS = ("integer", "number", "boolean", "null")
@@ -140,14 +133,14 @@ class ArgumentRules:
         if types and "string" not in types:
             return f"{self._write_json(schema)} {closing}"
         node = self._resolve(schema)
-        if values := _list_values(node):
+        if values := list_values(node):
             self._check_keywords(node, _OF_VALUES)
             return self._write_values(values, types)
         if types == {"string"}:
             return self._write_text(self._find_string(node))
         if types == {"string", "null"}:
             return f"({self._write_text(self._find_string(node))} | {quote('null')} {closing})"
-        if _is_plain(node):
+        if is_plain(node):
             return self._write_text({})
         raise self._refuse("a property that may be a text and something else")
 
@@ -166,7 +159,7 @@ class ArgumentRules:
             raise self._refuse("so deep a nesting")
         if isinstance(reference := schema.get("$ref"), str):
             return self._write_reference(reference, schema, depth)
-        if values := _list_values(schema):
+        if values := list_values(schema):
             self._check_keywords(schema, _OF_VALUES)
             return join_choices([self._write_marked_value(value, schema) for value in values])
         if isinstance(choices := schema.get("anyOf"), list) and choices:
@@ -176,7 +169,7 @@ class ArgumentRules:
         if kinds is None:
             self._check_keywords(schema, frozenset())
             return self._write_anything(depth)
-        shared = {key: value for key, value in schema.items() if key not in _NOTES}
+        shared = {key: value for key, value in schema.items() if key not in NOTES}
         return join_choices([self._write_kind(kind, {**shared, "type": kind}, depth + 1) for kind in kinds])
 
     def _write_anything(self, depth: int) -> str:
@@ -241,6 +234,10 @@ class ArgumentRules:
             forms += [f"~/\\n{ANY_TEXT}/", f"~/{ANY_TEXT}\\n/"]
         if isinstance(pattern := schema.get("pattern"), str):
             forms.append(search(pattern))
+        if (named := schema.get("format")) is not None:
+            if not isinstance(named, str) or named not in FORMATS:
+                raise self._refuse(f"the format {named!r}")
+            forms.append(match(FORMATS[named]))
         text = self._add_terminal(" & ".join(forms))
         name = self._reserve()
         self.rules.append(f"{name}[lazy]: {text} {quote(self._notation.closing)}")
@@ -250,7 +247,7 @@ class ArgumentRules:
 
     def _read_kinds(self, schema: Schema) -> list[str] | None:
         """The types that a value may have; None for any."""
-        kinds = schema.get("type", _guess_type(schema))
+        kinds = schema.get("type", guess_type(schema))
         kinds = [kinds] if isinstance(kinds, str) else kinds
         if kinds is not None and not (isinstance(kinds, list) and all(isinstance(kind, str) for kind in kinds)):
             raise invalid(f"'{self._param}' has a type that JSON has not: {kinds!r}.", self._param)
@@ -281,7 +278,7 @@ class ArgumentRules:
         return {key: value for key, value in schema.items() if key != "nullable"}
 
     def _check_keywords(self, schema: Schema, known: frozenset[str]) -> None:
-        if unknown := sorted(schema.keys() - known - _NOTES):
+        if unknown := sorted(schema.keys() - known - NOTES):
             raise self._refuse(f"the keyword '{unknown[0]}'")
 
     def _cannot_hold(self, text: str) -> bool:
@@ -312,25 +309,3 @@ class ArgumentRules:
         name = self._reserve()
         self.parts[name] = part
         return name
-
-
-def _list_values(schema: Schema) -> list[Any] | None:
-    """What `enum` or `const` allow, by which the other keywords of the schema go too."""
-    if isinstance(values := schema.get("enum"), list):
-        return values
-    return [schema["const"]] if "const" in schema else None
-
-
-def _is_plain(schema: Schema) -> bool:
-    """Whether it says no more than which types may stand."""
-    if schema.keys() - _NOTES - {"type", "anyOf", "oneOf"}:
-        return False
-    choices = schema.get("anyOf") or schema.get("oneOf") or []
-    return isinstance(choices, list) and all(
-        isinstance(choice, dict) and not choice.keys() - _NOTES - {"type"} for choice in choices
-    )
-
-
-def _guess_type(schema: Schema) -> str | None:
-    """Of a schema that names none but speaks of one."""
-    return "object" if "properties" in schema else "array" if "items" in schema else None

@@ -19,6 +19,13 @@ UNSUPPORTED = frozenset(
         *("$dynamicRef", "$recursiveRef", "x-guidance"),
     ]
 )
+# Keywords that restrict nothing.
+NOTES = frozenset(
+    [
+        *("title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly"),
+        *("$schema", "$id", "$comment", "$defs", "definitions"),
+    ]
+)
 _OPEN = frozenset(["additionalProperties", "patternProperties", "minProperties", "maxProperties"])
 _COMBINED = frozenset(["$ref", "anyOf", "oneOf"])
 _OF_OBJECTS = _OPEN | {"properties", "required"}
@@ -50,6 +57,28 @@ def follow_reference(reference: str, root: Schema) -> Any:
     for key in reference.removeprefix("#/").split("/"):
         found = found.get(key) if isinstance(found, dict) else None
     return found
+
+
+def list_values(schema: Schema) -> list[Any] | None:
+    """What `enum` or `const` allow, by which the other keywords of the schema go too."""
+    if isinstance(values := schema.get("enum"), list):
+        return values
+    return [schema["const"]] if "const" in schema else None
+
+
+def is_plain(schema: Schema) -> bool:
+    """Whether it says no more than which types may stand."""
+    if schema.keys() - NOTES - {"type", "anyOf", "oneOf"}:
+        return False
+    choices = schema.get("anyOf") or schema.get("oneOf") or []
+    return isinstance(choices, list) and all(
+        isinstance(choice, dict) and not choice.keys() - NOTES - {"type"} for choice in choices
+    )
+
+
+def guess_type(schema: Schema) -> str | None:
+    """Of a schema that names none but speaks of one."""
+    return "object" if "properties" in schema else "array" if "items" in schema else None
 
 
 def _close(node: Schema) -> Schema:

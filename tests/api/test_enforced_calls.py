@@ -99,8 +99,8 @@ def test_a_stream_says_the_same(model: HostedModel, api: Api) -> None:
 
 
 def test_what_the_form_cannot_hold_is_refused_by_name(model: HostedModel, api: Api) -> None:
-    date = {"type": "object", "properties": {"day": {"type": "string", "format": "date"}}}
-    tools = [{"type": "function", "function": {"name": "f", "parameters": date}}]
+    schema = {"type": "object", "properties": {"day": {"type": "string", "format": "uri"}}}
+    tools = [{"type": "function", "function": {"name": "f", "parameters": schema}}]
     response = api.post("/v1/chat/completions", BODY | {"tools": tools, "tool_choice": "required"})
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "tools[0].function.parameters"

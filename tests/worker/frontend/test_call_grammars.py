@@ -123,13 +123,13 @@ def prop(schema: Any) -> dict[str, Any]:
     return {"type": "object", "properties": {"x": schema}, "required": ["x"]}
 
 
-DATE = {"type": "string", "format": "date"}
+URI = {"type": "string", "format": "uri"}
 
 
 @pytest.mark.parametrize(
     ("name", "schema", "word"),
     [
-        ("qwen3_coder", prop(DATE), "'format'"),
+        ("qwen3_coder", prop(URI), "'uri'"),
         ("glm45", prop({"type": ["string", "integer"], "minimum": 3}), "something else"),
         ("minimax_m2", prop({"enum": ["a\n", "b"]}), "value"),
         ("minimax_m2", prop({"enum": ["</parameter>"]}), "value"),
@@ -138,7 +138,8 @@ DATE = {"type": "string", "format": "date"}
         ("qwen3_coder", {"type": "object", "allOf": [CITY]}, "allOf"),
         ("qwen3_coder", {"type": "object", "properties": {}, "required": ["x"]}, "'x'"),
         ("qwen3_coder", {"type": "array"}, "object"),
-        ("gemma4", prop(DATE), "'format'"),
+        ("gemma4", prop(URI), "'uri'"),
+        ("gemma4", prop({"type": "string", "format": ["date"]}), "date"),
         ("gemma4", prop({"oneOf": [{"type": "string"}, {"type": "null"}]}), "'oneOf'"),
         ("gemma4", prop({"type": "array", "uniqueItems": True}), "'uniqueItems'"),
         ("gemma4", prop({"$ref": "#/$defs/None"}), "reference"),
@@ -187,6 +188,12 @@ def test_form_of_a_response_template_is_not_enforced() -> None:
         ("glm45", prop({"type": "string", "maxLength": 3}), "four", "no"),
         ("glm45", prop({"type": "string", "pattern": "b.$"}), "abc", "complete"),
         ("glm45", prop({"type": "string", "pattern": "b.$"}), "abcd", "no"),
+        ("glm45", prop({"type": "string", "format": "date"}), "2026-11-30", "complete"),
+        ("glm45", prop({"type": "string", "format": "date"}), "2026-11-31", "no"),
+        ("glm45", prop({"type": "string", "format": "date-time"}), "2026-02-28T23:59:00.5+01:00", "complete"),
+        ("glm45", prop({"type": "string", "format": "email"}), "a.b+c@example.org", "complete"),
+        ("glm45", prop({"type": "string", "format": "uuid"}), "00000000-0000-4000-8000-00000000000g", "no"),
+        ("glm45", prop({"type": "string", "format": "ipv4"}), "10.0.0.256", "no"),
         ("glm45", prop({"type": "integer"}), "12", "complete"),
         ("glm45", prop({"type": "integer"}), "twelve", "no"),
         ("glm45", prop({}), "anything [at", "complete"),
