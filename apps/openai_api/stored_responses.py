@@ -18,6 +18,7 @@ from apps.core.http import encode_json
 from apps.openai_api.models import StoredResponse
 from apps.openai_api.response_items import Item, read_items
 
+_ID = re.compile(r"resp_[0-9a-f]{24}")
 _ITEM_ID = re.compile(r"[a-z]+_([0-9a-f]{24})_(?:in)?[0-9]+")
 
 
@@ -30,10 +31,10 @@ class Context(NamedTuple):
 
 def access_response(caller: Caller, response_id: str) -> StoredResponse:
     """The caller's own response. Raises NotFound for another's, exactly as for one that does not exist."""
-    try:
-        return _list_responses(caller).get(pk=response_id)
-    except StoredResponse.DoesNotExist:
-        raise NotFound(f"There is no response with the id '{response_id}'.") from None
+    response = _list_responses(caller, response_id).first()
+    if response is None:
+        raise NotFound(f"There is no response with the id '{response_id}'.")
+    return response
 
 
 def save_response(caller: Caller, response: dict[str, Any], raw_input: bytes, referenced: dict[str, Item]) -> None:
@@ -77,15 +78,17 @@ def sweep() -> int:
     return StoredResponse.objects.filter(created_at__lt=cutoff).delete()[0]
 
 
-def _list_responses(caller: Caller) -> QuerySet[StoredResponse]:
-    return StoredResponse.objects.filter(user_id=caller.user_id, team_id=caller.team_id)
+def _list_responses(caller: Caller, *response_ids: str) -> QuerySet[StoredResponse]:
+    """The caller's own among these. A text that cannot be an id, with a NUL for one, does not reach the database."""
+    possible = [response_id for response_id in response_ids if _ID.fullmatch(response_id)]
+    return StoredResponse.objects.filter(user_id=caller.user_id, team_id=caller.team_id, pk__in=possible)
 
 
 def _collect_history(caller: Caller, response_id: str) -> tuple[list[Item], str]:
     """Input and output of the response and of all before it, the oldest first, and the id of one that is missing."""
     turns: list[list[Item]] = []
     while response_id:
-        row = _list_responses(caller).filter(pk=response_id).values_list("previous_id", "input", "response").first()
+        row = _list_responses(caller, response_id).values_list("previous_id", "input", "response").first()
         if row is None:
             break
         response_id, given, response = row
@@ -97,7 +100,7 @@ def _find_items(caller: Caller, item_ids: list[str]) -> dict[str, Item]:
     """The id of an item names its response."""
     response_ids = {f"resp_{match[1]}" for item_id in item_ids if (match := _ITEM_ID.fullmatch(item_id))}
     found: dict[str, Item] = {}
-    for given, response in _list_responses(caller).filter(pk__in=response_ids).values_list("input", "response"):
+    for given, response in _list_responses(caller, *response_ids).values_list("input", "response"):
         items = msgspec.json.decode(given) + msgspec.json.decode(response)["output"]
         found |= {item["id"]: item for item in items}
     if missing := [item_id for item_id in item_ids if item_id not in found]:

@@ -7,12 +7,13 @@ import pytest
 
 from apps.accounts.caller import Caller
 from apps.core.errors import InvalidRequest, UnsupportedParameter
+from apps.openai_api.encoders.responses_object import make_response
 from apps.openai_api.parameters import RESPONSES_NEUTRAL
 from apps.openai_api.schemas.responses import parse_response, prepare
 from apps.registry import directory
 from apps.registry.models import HostedModel
 from apps.usage.models import UsageStatus
-from gpu_worker.protocol import Delta, Structure, TokenLogprob, ToolCallDelta, TopLogprob
+from gpu_worker.protocol import Delta, Sampling, Structure, TokenLogprob, ToolCallDelta, TopLogprob
 from tests.api.conftest import Api, wait_for_settled_rows
 from tests.api.open_responses import check_response, check_stream
 from tests.api.sse import parse_comments, stream
@@ -245,6 +246,38 @@ def test_parameters_reach_the_worker_and_come_back(chat_api: Api, worker: Script
     assert answer["tool_choice"] == {"type": "function", "name": "weather"}
     assert answer["tools"] == [{**WEATHER, "description": None, "strict": False}]
     assert answer["reasoning"] == {"effort": "low", "summary": "auto"}
+
+
+@pytest.mark.parametrize(
+    ("given", "echoed", "sent"),
+    [
+        (None, "auto", "auto"),
+        ("required", "required", "required"),
+        (
+            {"type": "function", "function": {"name": "weather"}},
+            {"type": "function", "name": "weather"},
+            {"type": "function", "function": {"name": "weather"}},
+        ),
+        (
+            {"type": "function", "name": "read", "namespace": "mcp__files"},
+            {"type": "function", "name": "read", "namespace": "mcp__files"},
+            {"type": "function", "function": {"name": "mcp__files__read"}},
+        ),
+        (
+            {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "weather"}]},
+            {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "weather"}]},
+            "required",
+        ),
+    ],
+    ids=["none", "required", "nested", "namespace", "allowed"],
+)
+def test_tool_choice_in_every_form(given: Any, echoed: Any, sent: Any) -> None:
+    body = HELLO | {"tools": [FILES, WEATHER], "tool_choice": given}
+    call = parse_response(json.dumps(body).encode(), CALLER)
+    assert (call.request.tool_choice or "auto") == sent
+    response = make_response(call, Sampling(seed=1))
+    check_response(response)
+    assert response["tool_choice"] == echoed
 
 
 def test_sampling_that_the_model_sets_is_told(chat_api: Api, scripted_model: HostedModel) -> None:

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from django.utils import timezone
@@ -163,6 +164,15 @@ def test_input_items_come_in_pages(chat_api: Api) -> None:
     for params, name in (({"limit": 0}, "limit"), ({"limit": "x"}, "limit"), ({"order": "up"}, "order")):
         assert get(chat_api, f"{path}/input_items", 400, **params)["error"]["param"] == name
     assert get(chat_api, f"{path}/input_items", 400, after="msg_9")["error"]["param"] == "after"
+
+
+@pytest.mark.parametrize(
+    "response_id", ["resp_", "resp_\0", "x" * 5000, "응답"], ids=["short", "nul", "long", "korean"]
+)
+def test_text_that_is_no_id_is_not_found(chat_api: Api, response_id: str) -> None:
+    get(chat_api, quote(response_id), 404)
+    get(chat_api, f"{quote(response_id)}/input_items", 404)
+    assert refuse(chat_api, previous_response_id=response_id)["code"] == "previous_response_not_found"
 
 
 @pytest.mark.parametrize("name", ["stream", "starting_after"])

@@ -41,6 +41,9 @@ class ResponseEncoder:
 
     def add_delta(self, delta: Delta) -> bytes:
         """Nothing while tokens have not become text."""
+        if delta.text and isinstance(self._open, MessageItem) and _is_plain(delta):
+            self._num_events += 1
+            return self._open.add_encoded(delta.text, self._num_events - 1)
         events: list[Event] = []
         calls = list(delta.tool_calls or ())
         while calls and isinstance(self._open, CallItem) and self._open.index == calls[0].index:
@@ -114,6 +117,10 @@ class ResponseEncoder:
             encoded += encode_event({"sequence_number": self._num_events, **event})
             self._num_events += 1
         return encoded
+
+
+def _is_plain(delta: Delta) -> bool:
+    return not delta.reasoning and delta.tool_calls is None and delta.logprobs is None
 
 
 def encode_event(event: Event) -> bytes:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from apps.core.http import encode_json
 from apps.openai_api.encoders.parts import encode_logprobs
 from apps.openai_api.encoders.responses_object import Item, make_message, make_reasoning, make_text_part
 from apps.openai_api.schemas.responses_tools import CalledName
@@ -51,6 +52,13 @@ class _PartItem(OpenItem):
     """An item with one part, whose text grows."""
 
     _events = ""  # what the part's events are called
+    _plain: dict[str, Any] = {}  # what a delta of text alone holds besides
+
+    def __init__(self, item_id: str, output_index: int) -> None:
+        super().__init__(item_id, output_index)
+        name = f"{self._events}.delta"
+        fields = encode_json({"type": name, **self._place, **self._plain})
+        self._head = b"event: " + name.encode() + b"\ndata: " + fields[:-1] + b',"delta":'
 
     def open(self) -> list[Event]:
         return [*super().open(), {"type": "response.content_part.added", **self._place, "part": self._make_part()}]
@@ -58,6 +66,11 @@ class _PartItem(OpenItem):
     def add(self, text: str) -> list[Event]:
         self._texts.append(text)
         return [{"type": f"{self._events}.delta", **self._place, "delta": text}]
+
+    def add_encoded(self, text: str, sequence_number: int) -> bytes:
+        """As `add`, in the form in which it is sent: nearly all events of a stream are of this kind."""
+        self._texts.append(text)
+        return self._head + encode_json(text) + b',"sequence_number":%d}\n\n' % sequence_number
 
     @property
     def _place(self) -> dict[str, Any]:
@@ -80,6 +93,7 @@ class MessageItem(_PartItem):
 
     prefix = "msg"
     _events = "response.output_text"
+    _plain = {"logprobs": []}
 
     def __init__(self, item_id: str, output_index: int) -> None:
         super().__init__(item_id, output_index)

@@ -17,7 +17,13 @@ from apps.openai_api.parameters import RESPONSES_NEUTRAL, check_fields
 from apps.openai_api.schemas.chat import ReasoningEffort, read_model
 from apps.openai_api.schemas.fields import Count, SamplingFields, StreamOptions, check_token_limits, decode_body
 from apps.openai_api.schemas.responses_shape import Conversation, InputItem, convert_input
-from apps.openai_api.schemas.responses_tools import OfferedTools, ResponsesTool, join_choice, read_tools
+from apps.openai_api.schemas.responses_tools import (
+    OfferedTools,
+    ResponsesTool,
+    flatten_choice,
+    join_choice,
+    read_tools,
+)
 from apps.openai_api.schemas.structure import ResponseFormat, read_response_format
 from apps.openai_api.schemas.tool_choice import read_tool_choice
 from gpu_worker.protocol import Structure
@@ -136,6 +142,7 @@ def parse_response(body: bytes, caller: Caller) -> ResponsesCall:
     raw = decode_body(_raw_decoder, body)
     response = decode_body(_decoder, body)
     check_fields(raw, HONOURED, RESPONSES_NEUTRAL)
+    response = msgspec.structs.replace(response, tool_choice=flatten_choice(response.tool_choice))
     if response.input is None:
         raise InvalidRequest("'input' is required.", param="input")
     _check_reasoning(response.reasoning or ReasoningFields())

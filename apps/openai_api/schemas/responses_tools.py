@@ -50,6 +50,20 @@ def read_tools(tools: list[ResponsesTool] | None) -> OfferedTools:
     return OfferedTools(functions or None, names, origins, [_describe(tool) for tool in tools or []])
 
 
+def flatten_choice(choice: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
+    """A tool choice in the flat form, also where it came in that of chat completions."""
+    if not isinstance(choice, dict):
+        return choice
+    kind = choice.get("type")
+    if kind == "allowed_tools" and isinstance(allowed := choice.get("allowed_tools", choice), dict):
+        tools = allowed.get("tools")
+        flat = [flatten_choice(tool) for tool in tools] if isinstance(tools, list) else tools
+        return {"type": kind, "mode": allowed.get("mode"), "tools": flat}
+    if kind == "function" and isinstance(function := choice.get("function"), dict):
+        return {"type": kind, "name": function.get("name")}
+    return choice
+
+
 def join_choice(choice: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
     """A tool choice whose functions are called by the one name."""
     if not isinstance(choice, dict):
