@@ -3,10 +3,11 @@
 import json
 from pathlib import Path
 
+import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
-from transformers import PreTrainedTokenizerFast
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, TOKENIZER_MAPPING, PreTrainedTokenizerFast
 
 from tests.tiny_models import VOCAB_SIZE, make_model
 
@@ -35,13 +36,20 @@ class HomemadeForCausalLM(LlamaForCausalLM):
 _TOKENIZATION_CODE = """
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerFast
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, TOKENIZER_MAPPING, PreTrainedTokenizerFast
 
 Path({marker!r}).touch()
 
 class HomemadeTokenizer(PreTrainedTokenizerFast):
     pass
 """
+
+
+@pytest.fixture(autouse=True)
+def forget_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test's code registered is not known in the next: a worker loads one model, and these tests many."""
+    for mapping in (CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, TOKENIZER_MAPPING):
+        monkeypatch.setattr(mapping, "_extra_content", dict(mapping._extra_content))
 
 
 def save_words(folder: Path) -> None:

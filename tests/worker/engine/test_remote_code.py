@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, TOKENIZER_MAPPING
 
 from gpu_worker.load_error import LoadError, UnapprovedCodeError
 from gpu_worker.loader import LoadedModel, find_folder, load_model
@@ -16,6 +15,7 @@ from tests.custom_code import (
     MODELING,
     TOKENIZATION,
     edit_json,
+    forget_classes,
     make_repository,
     make_tokenizer_repository,
 )
@@ -23,14 +23,9 @@ from tests.tiny_models import make_model
 from tests.tiny_vision import make_folder
 from tests.worker.engine.driving import generate, make_request
 
+__all__ = ["forget_classes"]  # a fixture
+
 Make = Callable[[Path, Path], Path]
-
-
-@pytest.fixture(autouse=True)
-def forget_classes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What one test's code registered is not known in the next: a worker loads one model, and these tests many."""
-    for mapping in (CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, TOKENIZER_MAPPING):
-        monkeypatch.setattr(mapping, "_extra_content", dict(mapping._extra_content))
 
 
 @pytest.fixture
