@@ -104,7 +104,7 @@ def pack_weights(model: Any, bits: WeightBits) -> int:
     output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     is_text = model.config.get_text_config() is model.config
     num_packed = 0
-    for parent in list((model if is_text else model.get_decoder()).modules()):
+    for parent in list((model if is_text else model.get_decoder() or model).modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear and child is not output and (packed := _pack(child, bits)) is not None:
                 setattr(parent, name, packed)
