@@ -9,6 +9,7 @@ from django.test import override_settings
 
 from apps.accounts.caller_cache import caller_cache
 from apps.core.db import close_db_connections
+from tests.parity_table import pytest_terminal_summary  # noqa: F401 - pytest finds it here, also when workers run the tests
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 import copy
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from transformers import PreTrainedModel
@@ -50,17 +50,31 @@ def make_request(request_id: str, prompt: list[int], **fields: object) -> Reques
     return Request(id=request_id, prompt_token_ids=prompt, **fields)
 
 
-def run_all(
-    engine: Engine, requests: Iterable[Request], *, after_step: Callable[[], None] = lambda: None
-) -> list[TokenOutput]:
-    """Add all requests and step until nothing is left."""
+def run_all(engine: Engine, requests: Iterable[Request]) -> list[TokenOutput]:
+    """Add all requests and step until nothing is left. A paged engine's bookkeeping is checked after every step."""
     for request in requests:
         engine.add(request)
     outputs: list[TokenOutput] = []
     while engine.has_work():
-        outputs += engine.step()
-        after_step()
+        outputs += step(engine)
     return outputs
+
+
+def step(engine: Engine) -> list[TokenOutput]:
+    """One step, and the integrity of what a paged engine keeps."""
+    outputs = list(engine.step())
+    if isinstance(engine, PagedEngine):
+        engine.check_integrity()
+    return outputs
+
+
+def run_mixed(engine: Engine, requests: Iterable[Request], rng: random.Random) -> Iterator[list[TokenOutput]]:
+    """Steps until nothing is left, while the requests arrive a few at a time. Yields what each step said."""
+    arriving = list(requests)
+    while arriving or engine.has_work():
+        for _ in range(min(rng.choice([0, 1, 2, 5]), len(arriving))):
+            engine.add(arriving.pop(0))
+        yield step(engine)
 
 
 @torch.inference_mode()

@@ -13,7 +13,7 @@ from gpu_worker.engine.paged import PagedEngine
 from gpu_worker.protocol import AdapterRef
 from tests.tiny_adapters import make_adapter
 from tests.tiny_models import FALLBACK, make_model
-from tests.worker.engine.driving import generate, make_config, make_prompt, make_request, run_all
+from tests.worker.engine.driving import generate, make_config, make_prompt, make_request, run_all, run_mixed
 from tests.worker.engine.test_exactness import make_traffic
 
 COMPILE_TIMEOUT_S = 600  # on two busy cores
@@ -45,12 +45,8 @@ def test_greedy_equals_generate_compiled(architecture: str, cache: Path) -> None
     engine, rng = built.engine, random.Random(11)
     assert isinstance(engine, PagedEngine)
     requests = make_traffic(rng)
-    arriving = list(requests)
-    while arriving or engine.has_work():
-        for _ in range(min(rng.choice([0, 1, 2, 5]), len(arriving))):
-            engine.add(arriving.pop(0))
-        assert not [output.error for output in engine.step() if output.error]
-        engine.check_integrity()
+    for outputs in run_mixed(engine, requests, rng):
+        assert not [output.error for output in outputs if output.error]
     assert sum(request.num_preemptions for request in requests) > 0
     for request in requests:
         assert request.output_token_ids == generate(make_model(architecture), request)

@@ -15,7 +15,7 @@ from gpu_worker.engine.request import Request, RequestStatus
 from gpu_worker.engine.scheduler import Scheduler
 from gpu_worker.engine.waiting import WaitingQueue
 from gpu_worker.protocol import Sampling
-from tests.worker.engine.driving import make_engine, make_prompt, make_request, run_all
+from tests.worker.engine.driving import make_engine, make_prompt, make_request, run_all, step
 
 BLOCK_SIZE = 4
 NUM_BLOCKS = 14
@@ -23,7 +23,7 @@ MAX_MODEL_LEN = NUM_BLOCKS * BLOCK_SIZE
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    """Adds, steps and aborts in any order. Tokens come from a tiny alphabet, so prefixes meet often."""
+    """Adds, steps, preempts and aborts in any order. Tokens come from a tiny alphabet, so prefixes meet often."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,6 +71,14 @@ class SchedulerMachine(RuleBasedStateMachine):
     def abort(self, data: st.DataObject) -> None:
         self.end(self.live[data.draw(st.sampled_from(sorted(self.live)))])
 
+    @precondition(lambda self: self.scheduler.running)
+    @rule(data=st.data())
+    def preempt(self, data: st.DataObject) -> None:
+        running = {request.id: request for request in self.scheduler.running}
+        victim = running[data.draw(st.sampled_from(sorted(running)))]
+        self.scheduler._preempt(victim)
+        assert (victim.status, victim.num_computed_tokens) == (RequestStatus.WAITING, 0)
+
     @rule()
     def forget(self) -> None:
         self.scheduler.blocks.forget_cached()
@@ -102,7 +110,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 
 TestSchedulerMachine = SchedulerMachine.TestCase
-TestSchedulerMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestSchedulerMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None, derandomize=True)
 
 
 def test_integrity_check_sees_a_stolen_block() -> None:
@@ -191,16 +199,15 @@ def test_one_users_full_batch_makes_room_for_anothers_first_request() -> None:
     for request in many:
         engine.add(request)
     for _ in range(5):
-        engine.step()
+        step(engine)
     one = make_request("one", make_prompt(prompts, 6), user="one")
     engine.add(one)
     num_steps = 0
     while not one.output_token_ids:
-        engine.step()
-        engine.check_integrity()
+        step(engine)
         num_steps += 1
     assert num_steps <= 2, "idle it would have taken one step"
-    run_all(engine, [], after_step=engine.check_integrity)
+    run_all(engine, [])
     alone = {request.id: make_request(request.id, list(request.prompt_token_ids)) for request in (one, *many)}
     for request in (one, *many):
         again = alone[request.id]
@@ -219,8 +226,7 @@ def test_users_with_full_queues_are_served_equally_and_by_weight() -> None:
             options = {"max_tokens": prompts.randrange(5, 40), "eos_token_ids": frozenset(), "weight": weight}
             engine.add(make_request(f"{user}{index}", make_prompt(prompts, 8), user=user, arrival_s=0.0, **options))
     for _ in range(150):
-        served.update(output.request.user for output in engine.step() if output.token_id is not None)
-        engine.check_integrity()
+        served.update(output.request.user for output in step(engine) if output.token_id is not None)
     assert served["a"] == pytest.approx(served["b"], rel=0.1)
     assert served["c"] == pytest.approx(2 * served["a"], rel=0.15)
 
@@ -234,15 +240,15 @@ def test_batch_work_fills_idle_seats_only() -> None:
     ]
     for request in batch:
         engine.add(request)
-    engine.step()
+    step(engine)
     assert sum(bool(request.output_token_ids) for request in batch) == 4
     chats = [make_request(f"c{i}", make_prompt(prompts, 6), eos_token_ids=frozenset()) for i in range(4)]
     for request in chats:
         engine.add(request)
     for _ in chats:  # room is made for one a step
-        engine.step()
+        step(engine)
     assert all(request.output_token_ids for request in chats)
-    run_all(engine, [], after_step=engine.check_integrity)
+    run_all(engine, [])
     assert [len(request.output_token_ids) for request in batch] == [40] * 6
 
 
@@ -300,13 +306,13 @@ def test_decodes_go_on_while_a_long_prompt_is_prefilled_in_chunks() -> None:
     engine = make_engine("qwen2", max_num_batched_tokens=8)
     talking = make_request("talking", [5, 6, 7], max_tokens=40, eos_token_ids=frozenset())
     engine.add(talking)
-    engine.step()
+    step(engine)
     long = make_request("long", make_prompt(random.Random(1), 60))
     engine.add(long)
     num_steps = 0
     while not long.output_token_ids:
         before = len(talking.output_token_ids)
-        engine.step()
+        step(engine)
         num_steps += 1
         assert len(talking.output_token_ids) == before + 1
     assert num_steps == 9  # 60 tokens in chunks of 8 less the one that decodes
@@ -326,6 +332,7 @@ def test_a_long_prompt_is_paced_while_others_decode_and_a_short_one_is_not() -> 
     scheduler.remove(talking)
     scheduler.remove(short)
     assert [chunk.num_tokens for chunk in scheduler.schedule(pace=20)] == [512], "nobody decodes: nobody waits"
+    scheduler.check_integrity()
 
 
 def test_the_end_of_a_long_prompt_is_paced_too_but_not_what_the_cache_knows() -> None:

@@ -15,6 +15,7 @@ from gpu_worker.engine.media import Media
 from gpu_worker.engine.paged import PagedEngine
 from gpu_worker.frontend.errors import RequestRejected
 from gpu_worker.frontend.pictures import MediaRef
+from tests.parity_table import GREEDY, RecordProperty, record_parity
 from tests.tiny_vision import FAMILIES, make_picture, make_vision_model
 from tests.worker.engine.driving import make_config, run_all
 from tests.worker.engine.seeing import Scene, build_reader, make_reader
@@ -47,8 +48,9 @@ def make_scenes(family: str) -> list[Scene]:
 
 
 @pytest.mark.parametrize("family", ALL)
-def test_greedy_equals_generate_in_mixed_batches(family: str) -> None:
+def test_greedy_equals_generate_in_mixed_batches(family: str, record_property: RecordProperty) -> None:
     """Random arrivals beside text, a pool so small that requests are preempted, beginnings that are cached."""
+    record_parity(record_property, f"{family} (pictures)", "paged", GREEDY)
     rng = random.Random(3)
     scenes = make_scenes(family)
     requests = [scene.make_request(str(i), max_tokens=20, eos_token_ids=NO_END) for i, scene in enumerate(scenes)]
