@@ -8,9 +8,10 @@ import pytest
 from apps.core.errors import InternalError, Unavailable
 from apps.inference import router
 from apps.inference.clients import native
-from apps.registry.models import HostedModel
+from apps.registry import directory
+from apps.registry.models import Adapter, HostedModel
 from apps.usage.models import UsageRecord, UsageStatus
-from gpu_worker.protocol import Failed, FailureCode, Generate
+from gpu_worker.protocol import AdapterRef, Failed, FailureCode, Generate
 from tests.inference.conftest import Heard, MakeRequest, read, read_usage
 from tests.scripted_fixtures import register_worker
 from tests.scripted_worker import Answer, ScriptedWorker
@@ -64,6 +65,20 @@ async def test_another_replica_goes_on_where_the_dead_one_stopped(
     row = await read_usage()
     assert (row.status, row.prompt_tokens, row.completion_tokens) == (UsageStatus.OK, 5, 5)
     assert await UsageRecord.objects.acount() == 1
+
+
+async def test_the_other_replica_is_asked_for_the_same_adapter(
+    workers: list[ScriptedWorker], scripted_model: HostedModel, make_request: MakeRequest
+) -> None:
+    await Adapter.objects.acreate(name="tuned", hosted_model=scripted_model, source="org/tuned", revision="v2")
+    directory.invalidate()
+    for worker in workers:
+        worker.say(*TEXTS, hold_after=2)
+    reading = asyncio.create_task(read(make_request(model="tuned")))
+    killed, other = await hold_then_kill(workers, 2)
+    assert (await reading).text == WHOLE
+    assert other.generates[0].adapter == killed.generates[0].adapter == AdapterRef("tuned", "org/tuned", "v2")
+    assert (await read_usage()).model_name == "tuned"
 
 
 async def test_every_choice_goes_on(workers: list[ScriptedWorker], make_request: MakeRequest) -> None:

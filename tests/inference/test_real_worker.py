@@ -4,17 +4,22 @@ import asyncio
 import functools
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from apps.inference.requests import GenerationRequest
 from apps.registry import directory
+from apps.registry.models import Adapter, HostedModel
 from apps.usage.models import UsageRecord, UsageStatus
 from apps.usage.recorder import recorder
 from gpu_worker.protocol import Structure
 from tests.factories import make_model, make_replica
 from tests.inference.conftest import Heard, MakeRequest, read, read_usage
-from tests.worker_process import WorkerProcess, run_worker
+from tests.tiny_adapters import make_adapter
+from tests.worker_process import DEMO_MODEL, WorkerProcess, run_worker
 
 pytestmark = pytest.mark.slow
 
@@ -70,6 +75,38 @@ async def test_kill_9_during_8_streams_changes_no_token(
     assert {(row.status, row.completion_tokens) for row in rows} == {(UsageStatus.OK, NUM_TOKENS)}
     assert len({row.replica_id for row in rows}) == 1, "all of them ended on the replica that lived"
     assert await UsageRecord.objects.acount() == 2 * NUM_STREAMS
+
+
+async def test_kill_9_changes_no_token_of_answers_with_adapters(
+    workers: list[WorkerProcess], make_request: MakeRequest, tmp_path: Path
+) -> None:
+    base = AutoModelForCausalLM.from_pretrained(DEMO_MODEL, dtype=torch.float32)
+    names = ["tuned-0", "tuned-1"]
+    model = await HostedModel.objects.aget(name="demo")
+    for seed, name in enumerate(names):
+        make_adapter(base, tmp_path / name, seed=seed, spread=0.1)
+        await Adapter.objects.acreate(name=name, hosted_model=model, source=str(tmp_path / name))
+    directory.invalidate()
+    sampling = {"max_tokens": NUM_TOKENS, "ignore_eos": True, "temperature": 0.0}
+    make = functools.partial(make_request, sampling=sampling)
+    whole = await asyncio.gather(*(read(make(f"whole-{name}", model=name)) for name in (*names, "demo")))
+    assert len({heard.text for heard in whole}) == 3
+    heards = [Heard() for _ in whole]
+    readings = [
+        asyncio.create_task(read(make(f"cut-{name}", model=name), heard))
+        for name, heard in zip((*names, "demo"), heards, strict=True)
+    ]
+    await asyncio.gather(*(heard.until(lambda h: h.num_tokens >= 5) for heard in heards))
+    healths = [(await asyncio.to_thread(worker.get_health))[1] for worker in workers]
+    busy = [worker for worker, health in zip(workers, healths, strict=True) if set(names) & set(health["adapters"])]
+    busy[0].process.kill()
+    await asyncio.gather(*readings)
+    assert [heard.text for heard in heards] == [heard.text for heard in whole]
+    assert {heard.num_tokens for heard in heards} == {NUM_TOKENS}
+    rows = [await read_usage(f"cut-{name}") for name in names]
+    assert [(row.model_name, row.status, row.completion_tokens) for row in rows] == [
+        (name, UsageStatus.OK, NUM_TOKENS) for name in names
+    ]
 
 
 async def test_kill_9_in_the_middle_of_json_keeps_it_json(
