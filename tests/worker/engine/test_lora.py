@@ -15,6 +15,7 @@ from gpu_worker.engine.fallback import FallbackEngine
 from gpu_worker.engine.lora import LoraAdapter, LowRank
 from gpu_worker.engine.paged import PagedEngine
 from gpu_worker.engine.request import Request
+from gpu_worker.kernels.weight_only import Int8Linear, pack_weights
 from gpu_worker.protocol import AdapterRef, Sampling
 from tests.tiny_adapters import load_adapter, make_adapter, make_settings
 from tests.tiny_models import PAGED, make_model
@@ -154,6 +155,25 @@ def test_bfloat16_adds_in_float32_as_peft_does(tmp_path: Path) -> None:
         logits_V = peft_model(torch.tensor([prompt])).logits[0, -1].float()
     expected = torch.log_softmax(logits_V, dim=-1)[output.logprobs.top_token_ids]
     assert torch.allclose(torch.tensor(output.logprobs.top_logprobs), expected, atol=0.25)
+
+
+def test_quantized_layers_get_the_same(tmp_path: Path) -> None:
+    """Against peft beside a dense model whose weights are the rounded ones."""
+    packed, rounded = (copy.deepcopy(make_model("qwen2")) for _ in range(2))
+    assert pack_weights(packed, "int8") > 0
+    for name, module in packed.named_modules():
+        if isinstance(module, Int8Linear):
+            rounded.get_submodule(name).weight.data = module.packed * module.scale[:, None]
+    adapted = make_adapter(rounded, tmp_path)
+    built = build_engine(packed, make_config())
+    rng = random.Random(6)
+    requests = [
+        make_request(str(index), make_prompt(rng, 8 + index), adapter=read(built, tmp_path) if index % 2 else None)
+        for index in range(4)
+    ]
+    run_all(built.engine, requests)
+    for request in requests:
+        assert request.output_token_ids == generate(adapted if request.adapter is not None else rounded, request)
 
 
 class RoutedMLP(torch.nn.Module):
