@@ -7,6 +7,7 @@ Checkpoints that are quantized already are loaded by transformers, which needs a
 
 import importlib.util
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,7 @@ def make_load_options(
         config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute_dtype)
         return {"quantization_config": config}
     if quantization == "bnb-8bit":
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # it warns in every product
         # Outlier columns are found among all rows of a batch: with them an answer would depend on its neighbours.
         return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)}
     return {}
