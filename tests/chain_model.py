@@ -22,7 +22,7 @@ def build_chain_model(folder: Path, template: str, texts: Sequence[Sequence[str]
     tokenizer = _build_tokenizer([piece for text in texts for piece in text], [END, *special])
     tokenizer.chat_template = template
     tokenizer.save_pretrained(folder)
-    model = _build_model(tokenizer.eos_token_id)
+    model = build_empty_model(tokenizer.eos_token_id)
     with torch.no_grad():
         for text in texts:
             ids = tokenizer.convert_tokens_to_ids(list(text))
@@ -40,7 +40,8 @@ def _build_tokenizer(pieces: Sequence[str], special: Sequence[str]) -> PreTraine
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END)
 
 
-def _build_model(eos_token_id: int) -> LlamaForCausalLM:
+def build_empty_model(eos_token_id: int) -> LlamaForCausalLM:
+    """Whatever is entered in its output layer at [next, token] is the logit of `next` after `token`."""
     config = LlamaConfig(
         vocab_size=NUM_TOKENS,
         hidden_size=NUM_TOKENS,

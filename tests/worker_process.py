@@ -94,6 +94,7 @@ def run_worker(
             "local_files_only": True,
             "kv_cache_bytes": 64 * 1024 * 1024,
             "compile": "off",
+            "speculation": "off",  # what is to be seen while it runs should run for a while
         } | config
         path = Path(folder) / "worker.json"
         write_worker_config(WorkerConfig(model=str(model), fd=listener.fileno(), token=token, **fields), path)

@@ -62,7 +62,7 @@ class HostedModelAdmin(ModelAdmin):
             _("Memory and concurrency"),
             {
                 "description": _("Left empty, context and cache are as large as the model and the machine allow."),
-                "fields": [("max_model_len", "max_num_seqs"), ("kv_cache_bytes", "max_loras")],
+                "fields": [("max_model_len", "max_num_seqs"), ("kv_cache_bytes", "max_loras"), "speculation"],
             },
         ),
         (

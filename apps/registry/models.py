@@ -32,6 +32,14 @@ class Reasoning(models.TextChoices):
     OFF = "off", _("Off")
 
 
+class Speculation(models.TextChoices):
+    """Whether the engine guesses the next tokens from earlier ones. No answer depends on it."""
+
+    AUTO = "auto", _("Where it pays")
+    NGRAM = "ngram", _("Always")
+    OFF = "off", _("Off")
+
+
 class HostedModel(models.Model):
     """One model that clients may name, with the settings that its replicas are started with."""
 
@@ -80,6 +88,15 @@ class HostedModel(models.Model):
         _("max adapters"), default=8, help_text=_("LoRA adapters that each replica keeps loaded.")
     )
     kv_cache_bytes = models.BigIntegerField(_("KV cache bytes"), null=True, blank=True)
+    speculation = models.CharField(
+        _("speculation"),
+        max_length=10,
+        choices=Speculation.choices,
+        default=Speculation.AUTO,
+        help_text=_(
+            "Guessing tokens from the text so far: faster where an answer repeats it, and never another answer."
+        ),
+    )
     generation_defaults = models.JSONField(
         _("generation defaults"), default=dict, blank=True, help_text=_("Sampling values for requests that give none.")
     )

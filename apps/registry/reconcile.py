@@ -96,6 +96,7 @@ def make_config(model: HostedModel, *, token: str, fd: int) -> WorkerConfig:
         "max_num_seqs": model.max_num_seqs,
         "kv_cache_bytes": model.kv_cache_bytes,
         "max_loras": model.max_loras,
+        "speculation": model.speculation,
         "tool_call_parser": model.tool_call_parser,
         "reasoning_parser": model.reasoning_parser,
         "num_threads": settings.WORKER_NUM_THREADS or None,

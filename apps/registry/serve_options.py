@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 from django.core.exceptions import ValidationError
 
-from apps.registry.models import QUANTIZATIONS, REASONING_PARSERS, TOOL_CALL_PARSERS, Reasoning
+from apps.registry.models import QUANTIZATIONS, REASONING_PARSERS, TOOL_CALL_PARSERS, Reasoning, Speculation
 from apps.registry.validators import validate_adapter_source, validate_model_name
 from gpu_worker.protocol import split_source
 
@@ -33,6 +33,7 @@ _PLAIN_FLAGS = (
     "reasoning",
     "tool_call_parser",
     "reasoning_parser",
+    "speculation",
 )
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 _ANY_HOST = ("0.0.0.0", "::", "")  # noqa: S104 - compared with, not bound to
@@ -105,6 +106,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reasoning", choices=Reasoning.values, help="auto: as the chat template says")
     parser.add_argument("--tool-call-parser", choices=TOOL_CALL_PARSERS, help="default: as the chat template says")
     parser.add_argument("--reasoning-parser", choices=REASONING_PARSERS, help="default: as the chat template says")
+    parser.add_argument(
+        "--speculation", choices=Speculation.values, help="guess tokens from the text so far; auto: where it pays"
+    )
     parser.add_argument("--chat-template-kwargs", metavar="JSON", help="an object handed to the chat template")
     parser.add_argument(
         "--compile",

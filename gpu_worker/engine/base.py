@@ -19,6 +19,8 @@ class EngineStats:
     free_blocks: int
     num_blocks: int
     num_steps: int
+    num_drafted_tokens: int = 0  # guesses computed since start, and those that were right
+    num_accepted_tokens: int = 0
 
 
 class EngineOutput(Protocol):
@@ -64,7 +66,7 @@ class Engine(Protocol):
         """Whether `step` would do anything."""
 
     def step(self) -> Sequence[EngineOutput]:
-        """One forward pass. Of a decoder: schedule, forward, sample, at most one token for each running request."""
+        """One forward pass. Of a decoder: schedule, forward, sample, a token or a few for each that decodes."""
 
     def queue_position(self, request_id: str) -> int | None:
         """How many waiting requests are ahead of it; None once it runs."""

@@ -42,9 +42,9 @@ class BlockManager:
         """Blocks that could be handed out now, cached ones included."""
         return len(self._free) + len(self._cached)
 
-    def count_missing_blocks(self, request: Request) -> int:
-        """Blocks a running request still needs to hold all its tokens."""
-        return self._blocks_for(request.num_tokens) - len(request.block_ids)
+    def count_missing_blocks(self, request: Request, num_drafts: int = 0) -> int:
+        """Blocks a running request still needs to hold all its tokens, and so many guesses behind them."""
+        return self._blocks_for(request.num_tokens + num_drafts) - len(request.block_ids)
 
     def match_prefix(self, request: Request) -> list[int]:
         """The longest known path of its tokens. One token at least is left to compute, or there would be no logits.
@@ -85,9 +85,9 @@ class BlockManager:
         num_new = self._blocks_for(request.num_tokens) - len(prefix)
         return self.num_free_blocks - num_revived - num_new >= num_spare
 
-    def grow(self, request: Request) -> bool:
+    def grow(self, request: Request, num_drafts: int = 0) -> bool:
         """Give a running request the blocks its newest tokens need. False, and no change, when none are left."""
-        num_missing = self.count_missing_blocks(request)
+        num_missing = self.count_missing_blocks(request, num_drafts)
         if num_missing > self.num_free_blocks:
             return False
         request.block_ids.extend(self._take() for _ in range(num_missing))
@@ -114,6 +114,11 @@ class BlockManager:
                 self._hold(known)
                 request.block_ids[index] = known
                 self._drop(block)
+
+    def trim(self, request: Request) -> None:
+        """Take back the blocks behind its last token, where guesses lay that turned out wrong."""
+        while len(request.block_ids) > self._blocks_for(request.num_tokens):
+            self._drop(request.block_ids.pop())
 
     def release(self, request: Request) -> None:
         """Take back all blocks of a request. Full ones stay cached, its last ones to be evicted first."""

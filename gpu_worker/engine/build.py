@@ -17,7 +17,8 @@ from gpu_worker.engine.model_runner import ModelRunner
 from gpu_worker.engine.paged import PagedEngine
 from gpu_worker.engine.probe import PagedLayers, UnsupportedModelError, make_sequences, probe_paged, run_once
 from gpu_worker.engine.scheduler import Scheduler
-from gpu_worker.protocol import WorkerConfig
+from gpu_worker.engine.speculation import Drafter
+from gpu_worker.protocol import WorkerConfig, find_paged_demand
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +46,9 @@ def build_engine(model: Any, config: WorkerConfig, media_prompt: MediaPrompt | N
     """Build the paged engine if the probe allows and the configuration does not forbid it, else the fallback.
 
     Runs the model, with `media_prompt` if it takes pictures; to be called in the engine thread. Raises ValueError when
-    `engine` is "paged" and the model cannot be, when `compile` is "on" and its steps cannot be compiled, when a size in
-    the configuration is impossible, or when no memory is left for the cache.
+    `engine` is "paged" and the model cannot be, when `compile` is "on" and its steps cannot be compiled, when a
+    setting needs the paged engine, when a size in the configuration is impossible, or when no memory is left for the
+    cache.
     """
     max_model_len = find_max_model_len(model.config.get_text_config(), config.max_model_len)
     reason = "The configuration asks for it."
@@ -57,8 +59,8 @@ def build_engine(model: Any, config: WorkerConfig, media_prompt: MediaPrompt | N
             reason = str(error)
         if config.engine == "paged":
             raise ValueError(f"engine is set to paged, but this model cannot be served paged. {reason}")
-    if config.compile == "on":
-        raise ValueError(f"compile is set to on, but this model is served by the fallback engine. {reason}")
+    if (demand := find_paged_demand(config)) is not None:
+        raise ValueError(f"{demand}, but this model is served by the fallback engine. {reason}")
     logger.info("using the fallback engine: %s", reason)
     engine = FallbackEngine(model, max_model_len=max_model_len, max_num_seqs=config.max_num_seqs)
     return BuiltEngine(engine, find_targets(model), "fallback", reason, num_blocks=config.max_num_seqs, block_size=0)
@@ -83,14 +85,16 @@ def _build_paged(model: Any, layers: PagedLayers, config: WorkerConfig, max_mode
     cache = KVCache(
         layers.shapes, num_blocks=num_blocks, block_size=config.block_size, dtype=model.dtype, device=model.device
     )
+    drafter = _make_drafter(config, max_model_len)
     scheduler = Scheduler(
         BlockManager(num_blocks, config.block_size, prefix_cache=config.prefix_cache),
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,
+        drafter=drafter,
     )
     targets = _find_paged_targets(model, layers)
     runner, media_runner = ModelRunner(model, layers.layer_of, cache), MediaRunner(model, layers.layer_of, cache)
-    engine = PagedEngine(runner, scheduler, media_runner, max_model_len=max_model_len)
+    engine = PagedEngine(runner, scheduler, media_runner, max_model_len=max_model_len, drafter=drafter)
     acceleration = accelerate(model, layers, runner, config)
     return BuiltEngine(engine, targets, "paged", "", num_blocks, config.block_size, acceleration)
 
@@ -100,6 +104,14 @@ def _find_paged_targets(model: Any, layers: PagedLayers) -> AdapterTargets:
     token_ids = make_sequences(model)[0][:13]
     names = tuple(name for name, module in model.named_modules() if module in layers.layer_of)
     return find_targets(model, lambda: run_once(model, layers, token_ids), len(token_ids), names)
+
+
+def _make_drafter(config: WorkerConfig, max_model_len: int) -> Drafter | None:
+    if config.num_speculative_tokens < 1:
+        raise ValueError(f"num_speculative_tokens must be positive, not {config.num_speculative_tokens}")
+    if config.speculation == "off":
+        return None
+    return Drafter(config.speculation, config.num_speculative_tokens, max_model_len)
 
 
 def _count_blocks(

@@ -5,7 +5,7 @@ import weakref
 import numpy as np
 import torch
 
-from gpu_worker.engine.batch import Batch
+from gpu_worker.engine.batch import Batch, TokenRow
 from gpu_worker.engine.kv_cache import KVCache
 
 
@@ -20,23 +20,24 @@ class NativeState:
 
     def begin_step(self, batch: Batch) -> None:
         """Say where this batch's tokens go and what they may look at."""
-        lengths_R = np.array([chunk.request.num_computed_tokens + 1 for chunk in batch.chunks[: batch.num_decodes]])
+        rows = batch.decode_rows
         spans = [number for span in batch.prefills for number in (span.start, span.end, span.num_past)]
         torch.ops.atrium.begin_step(
             self.number,
             batch.slot_mapping_T,
-            torch.from_numpy(_make_table(batch, lengths_R)),
-            torch.from_numpy(lengths_R.astype(np.int64)),
+            torch.from_numpy(_make_table(rows, batch.block_size)),
+            torch.tensor([row.position + 1 for row in rows], dtype=torch.long),
             spans,
             [span.block_ids for span in batch.prefills],
+            any(chunk.request.draft_token_ids for chunk in batch.chunks),
         )
 
 
-def _make_table(batch: Batch, lengths_R: np.ndarray) -> np.ndarray:
-    """Block ids [R, B] of the decodes; the longest comes first."""
-    num_blocks = -(-int(lengths_R[0]) // batch.block_size) if len(lengths_R) else 0
-    table_RB = np.zeros((len(lengths_R), num_blocks), dtype=np.int64)
-    for row, chunk in enumerate(batch.chunks[: batch.num_decodes]):
-        held = chunk.request.block_ids[:num_blocks]
-        table_RB[row, : len(held)] = held
+def _make_table(rows: list[TokenRow], block_size: int) -> np.ndarray:
+    """Block ids [R, B] of what the rows see, as wide as the longest."""
+    num_blocks = max((row.position // block_size + 1 for row in rows), default=0)
+    table_RB = np.zeros((len(rows), num_blocks), dtype=np.int64)
+    for index, row in enumerate(rows):
+        held = row.request.block_ids[:num_blocks]
+        table_RB[index, : len(held)] = held
     return table_RB

@@ -1,5 +1,6 @@
 """The paged engine: schedule, forward, sample, one step at a time. It knows no thread and no text."""
 
+import itertools
 import logging
 import time
 
@@ -11,8 +12,10 @@ from gpu_worker.engine.lifecycle import MEDIA_FAILED, NOT_A_NUMBER, RequestLifec
 from gpu_worker.engine.media_runner import MODEL_ERRORS, MediaRunner
 from gpu_worker.engine.model_runner import ModelRunner
 from gpu_worker.engine.pace import PrefillPace
-from gpu_worker.engine.request import Request, TokenOutput
+from gpu_worker.engine.request import Request, RequestStatus, TokenOutput
+from gpu_worker.engine.sampler import SampledToken
 from gpu_worker.engine.scheduler import Chunk, Scheduler
+from gpu_worker.engine.speculation import Drafter
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +24,13 @@ class PagedEngine(RequestLifecycle):
     """Continuous batching over a paged KV cache. Implements `Engine`; the engine thread owns it."""
 
     def __init__(
-        self, runner: ModelRunner, scheduler: Scheduler, media_runner: MediaRunner, *, max_model_len: int
+        self,
+        runner: ModelRunner,
+        scheduler: Scheduler,
+        media_runner: MediaRunner,
+        *,
+        max_model_len: int,
+        drafter: Drafter | None = None,
     ) -> None:
         cache = runner.cache
         if max_model_len > cache.num_blocks * cache.block_size:
@@ -31,10 +40,11 @@ class PagedEngine(RequestLifecycle):
         self._scheduler = scheduler
         self._pace = PrefillPace()
         self._media_runner = media_runner
+        self._drafter = drafter
         self._num_steps = 0
 
     def step(self) -> list[TokenOutput]:
-        """Schedule, forward, sample: at most one token for each running request."""
+        """Schedule, forward, sample: one token for each request that decodes, and one more for each right guess."""
         scheduled = self._scheduler.schedule(self._pace.num_tokens)
         chunks = [chunk for chunk in scheduled if self._is_placed(chunk.request)]
         if chunks:
@@ -46,15 +56,11 @@ class PagedEngine(RequestLifecycle):
             if logits_RV is None:
                 return self._take_outputs()
             self._scheduler.complete(chunks)
-            sampled = [chunk.request for chunk in batch.sampled]
-            tokens = self._sampler.sample(logits_RV, sampled) if sampled else []
             self._num_steps += 1
+            num_before = [len(chunk.request.output_token_ids) for chunk in batch.sampled]
+            self._sample(batch.sampled, logits_RV)
             self._note_time(chunks, time.monotonic() - started_s)
-            for request, token in zip(sampled, tokens, strict=True):
-                if token is None:
-                    self._fail_broken(request)
-                else:
-                    self._append(request, token)
+            self._settle_drafts(batch.sampled, num_before)
         return self._take_outputs()
 
     def stats(self) -> EngineStats:
@@ -66,6 +72,8 @@ class PagedEngine(RequestLifecycle):
             free_blocks=blocks.num_free_blocks,
             num_blocks=blocks.num_blocks,
             num_steps=self._num_steps,
+            num_drafted_tokens=self._drafter.num_drafted if self._drafter is not None else 0,
+            num_accepted_tokens=self._drafter.num_accepted if self._drafter is not None else 0,
         )
 
     def reset(self, error: str) -> list[TokenOutput]:
@@ -90,6 +98,45 @@ class PagedEngine(RequestLifecycle):
         except MODEL_ERRORS:
             self._fail_media(request)
             return None
+
+    def _sample(self, sampled: list[Chunk], logits_RV: torch.Tensor) -> None:
+        """The next token of each request; then of those whose guess it was the one after, and so on.
+
+        Every token is sampled when all before it are known, so it is the one that would come without guesses.
+        """
+        firsts = itertools.accumulate((1 + len(request.draft_token_ids) for request, _ in sampled), initial=0)
+        pending = [(request, row) for (request, _), row in zip(sampled, firsts, strict=False)]
+        depth = 0
+        while pending:
+            has_all = len(pending) == len(logits_RV)
+            rows_RV = logits_RV if has_all else logits_RV[[row + depth for _, row in pending]]
+            tokens = self._sampler.sample(rows_RV, [request for request, _ in pending])
+            pending = [
+                entry for entry, token in zip(pending, tokens, strict=True) if self._take(entry[0], token, depth)
+            ]
+            depth += 1
+
+    def _take(self, request: Request, token: SampledToken | None, depth: int) -> bool:
+        """Give the request its token. Returns whether that is its guess number `depth` and it goes on."""
+        if token is None:
+            self._fail_broken(request)
+            return False
+        self._append(request, token)
+        drafts = request.draft_token_ids
+        is_right = request.status is RequestStatus.RUNNING and depth < len(drafts) and drafts[depth] == token.token_id
+        if is_right:
+            self._scheduler.accept(request)
+        return is_right
+
+    def _settle_drafts(self, sampled: list[Chunk], num_before: list[int]) -> None:
+        """Forget the guesses of the step; one token would have come without them."""
+        for (request, _), num in zip(sampled, num_before, strict=True):
+            if self._drafter is not None and request.draft_token_ids:
+                num_taken = len(request.output_token_ids) - num
+                self._drafter.learn(
+                    request, num_drafted=len(request.draft_token_ids), num_accepted=max(num_taken - 1, 0)
+                )
+                self._scheduler.drop_drafts(request)
 
     def _is_placed(self, request: Request) -> bool:
         """Whether the positions of its tokens are known, now at the latest."""
@@ -118,13 +165,15 @@ class PagedEngine(RequestLifecycle):
 
     def _release(self, request: Request) -> None:
         self._scheduler.remove(request)
+        if self._drafter is not None:
+            self._drafter.forget(request)
 
     def _note_time(self, chunks: list[Chunk], elapsed_s: float) -> None:
         """Every request is charged the part of the step that its tokens were of the batch."""
         num_tokens = sum(chunk.num_tokens for chunk in chunks)
         for request, num_own in chunks:
             request.device_s += elapsed_s / num_tokens * num_own
-        if chunks[0].request.media is not None and chunks[0].num_tokens > 1:
+        if chunks[0].request.media is not None and not chunks[0].is_decode:
             return  # a vision tower's time says nothing of other prompts
-        num_decodes = sum(chunk.num_tokens == 1 for chunk in chunks)
+        num_decodes = sum(chunk.num_tokens for chunk in chunks if chunk.is_decode)
         self._pace.learn(num_decodes=num_decodes, num_prompt_tokens=num_tokens - num_decodes, elapsed_s=elapsed_s)

@@ -73,6 +73,7 @@ class Request:
     device_s: float = 0.0  # share of the forward passes it was part of
     finish_reason: FinishReason | None = None
     block_ids: list[int] = field(default_factory=list)
+    draft_token_ids: list[int] = field(default_factory=list)  # guesses computed in the step under way
     position_offset: int | None = None  # position minus number of a token behind the pictures, once it is known
 
     @property

@@ -18,16 +18,23 @@ from gpu_worker.engine.block_manager import BlockManager
 from gpu_worker.engine.integrity import require
 from gpu_worker.engine.media import MediaSpan
 from gpu_worker.engine.request import Request, RequestStatus
+from gpu_worker.engine.speculation import Drafter
 from gpu_worker.engine.waiting import WaitingQueue
 
 LONG_PROMPT_TOKENS = 256  # to be computed: from here on a prompt is paced
 
 
 class Chunk(NamedTuple):
-    """The next `num_tokens` of a request after its `num_computed_tokens`; one token is a decode."""
+    """The next `num_tokens` of a request after its `num_computed_tokens`: one token and the guesses behind it (a
+    decode), or more of its prompt."""
 
     request: Request
     num_tokens: int
+
+    @property
+    def is_decode(self) -> bool:
+        """Whether its tokens are attended one by one."""
+        return self.num_tokens == 1 + len(self.request.draft_token_ids)
 
 
 def _age(request: Request) -> tuple[int, float, str]:
@@ -44,6 +51,7 @@ class Scheduler:
         max_num_seqs: int,
         max_num_batched_tokens: int,
         long_prompt_tokens: int = LONG_PROMPT_TOKENS,
+        drafter: Drafter | None = None,
     ) -> None:
         self.blocks = blocks
         self.waiting = WaitingQueue()
@@ -52,6 +60,7 @@ class Scheduler:
         # Every running request must be able to decode in one step.
         self._max_num_batched_tokens = max(max_num_batched_tokens, max_num_seqs)
         self._long_prompt_tokens = long_prompt_tokens
+        self._drafter = drafter
         self._had_media_turn = False
 
     def schedule(self, pace: int | None = None) -> list[Chunk]:
@@ -64,7 +73,9 @@ class Scheduler:
         chunks, num_preempted = self._schedule_decodes()
         if (whole := self._take_media_turn()) is not None:
             return [whole]
-        budget = self._max_num_batched_tokens - len(chunks)
+        if num_preempted == 0:
+            chunks = self._add_drafts(chunks)
+        budget = self._max_num_batched_tokens - sum(chunk.num_tokens for chunk in chunks)
         long_budget = budget
         if pace is not None and chunks:
             budget, long_budget = min(budget, max(pace, self._long_prompt_tokens)), pace
@@ -86,13 +97,24 @@ class Scheduler:
                 budget -= num_tokens
                 long_budget -= num_tokens if is_long else 0
         # The last token of a chunked or cached prompt is one token too, and is computed as a decode.
-        chunks.sort(key=lambda chunk: chunk.num_tokens > 1)
+        chunks.sort(key=lambda chunk: not chunk.is_decode)
         return chunks
 
     def complete(self, chunks: list[Chunk]) -> None:
-        """The forward pass over these chunks is done: their keys and values are in the cache."""
+        """The forward pass over these chunks is done: their keys and values are in the cache, those of guesses with
+        them, which do not count before `accept`."""
         for request, num_tokens in chunks:
-            self.blocks.advance(request, num_tokens)
+            self.blocks.advance(request, num_tokens - len(request.draft_token_ids))
+
+    def accept(self, request: Request) -> None:
+        """The request's newest token is the one that was guessed."""
+        self.blocks.advance(request, 1)
+
+    def drop_drafts(self, request: Request) -> None:
+        """The step is over: what was guessed is now a token of the request or nothing."""
+        request.draft_token_ids = []
+        if request.status is RequestStatus.RUNNING:
+            self.blocks.trim(request)
 
     def remove(self, request: Request) -> None:
         """Take out a request, waiting or running, and take back its blocks at once."""
@@ -127,6 +149,21 @@ class Scheduler:
                 self._preempt(self.running[-1])
                 num_preempted += 1
         return decodes, num_preempted
+
+    def _add_drafts(self, decodes: list[Chunk]) -> list[Chunk]:
+        """The decodes with guesses behind them, as far as half of the budget and the blocks that nobody holds go."""
+        if self._drafter is None:
+            return decodes
+        left = (self._max_num_batched_tokens - len(decodes)) // 2
+        chunks = []
+        for request, _ in decodes:
+            drafts = self._drafter.propose(request, num_decodes=len(decodes), most=left)
+            while drafts and not self.blocks.grow(request, len(drafts)):
+                drafts.pop()
+            request.draft_token_ids = drafts
+            left -= len(drafts)
+            chunks.append(Chunk(request, 1 + len(drafts)))
+        return chunks
 
     def _take_media_turn(self) -> Chunk | None:
         pending = [request for request in self.running if request.has_pending_media]

@@ -39,6 +39,7 @@ struct State {
   std::vector<Tensor> keys, values;  // [num_blocks, block_size, K, D] of each layer
   std::shared_ptr<std::vector<Linear>> linears;  // of the model: states over other caches share them
   Tensor slots_T, table_RB, lengths_R;  // of the step, int64
+  bool has_kin = false;                 // whether rows of the step are tokens of one request, which see each other
   std::vector<Span> spans;
   std::map<std::pair<size_t, int64_t>, Tensor> masks;  // by span and window
 };
@@ -77,11 +78,12 @@ int64_t add_linear(int64_t index, const Tensor& weight, const OptionalTensor& bi
 }
 
 void begin_step(int64_t index, const Tensor& slots_T, const Tensor& table_RB, const Tensor& lengths_R,
-                std::vector<int64_t> spans, std::vector<Tensor> span_blocks) {
+                std::vector<int64_t> spans, std::vector<Tensor> span_blocks, bool has_kin) {
   State& state = get_state(index);
   state.slots_T = slots_T.contiguous();
   state.table_RB = table_RB.contiguous();
   state.lengths_R = lengths_R.contiguous();
+  state.has_kin = has_kin;
   state.spans.clear();
   state.masks.clear();
   for (size_t i = 0; i < span_blocks.size(); i++)
@@ -118,8 +120,10 @@ void attend_decodes(State& state, const Tensor& query_NTD, const Tensor& key_KTD
         std::fill(out, out + G * DV, T(0));
         continue;
       }
-      store_tokens<T>(key_KTD, keys, slots, row, row + 1, head);
-      store_tokens<T>(value_KTD, values, slots, row, row + 1, head);
+      if (!state.has_kin) {
+        store_tokens<T>(key_KTD, keys, slots, row, row + 1, head);
+        store_tokens<T>(value_KTD, values, slots, row, row + 1, head);
+      }
       for (int64_t g = 0; g < G; g++) {
         const T* source = query_NTD.const_data_ptr<T>() + (head * G + g) * query_NTD.stride(0) + row * query_NTD.stride(1);
         for (int64_t d = 0; d < D; d++) query_GD[g * D + d] = to_float(source[d]);
@@ -208,15 +212,17 @@ void attend_as(State& state, const Tensor& query, const Tensor& key, const Tenso
   const int64_t R = state.lengths_R.size(0), T_ = query.size(1), K = key.size(0);
   Tensor sinks;
   if (sinks_N) sinks = sinks_N->to(at::kFloat).contiguous();
-  attend_decodes<T>(state, query, key, value, layer, rules, sinks_N ? sinks.const_data_ptr<float>() : nullptr, out);
   const int64_t* slots = state.slots_T.const_data_ptr<int64_t>();
-  if (T_ > R)
+  // A decode stores its own token while it is attended, unless another row looks at it.
+  const int64_t first = state.has_kin ? 0 : R;
+  if (T_ > first)
     at::parallel_for(0, K, 1, [&](int64_t begin, int64_t end) {
       for (int64_t head = begin; head < end; head++) {
-        store_tokens<T>(key, state.keys[layer], slots, R, T_, head);
-        store_tokens<T>(value, state.values[layer], slots, R, T_, head);
+        store_tokens<T>(key, state.keys[layer], slots, first, T_, head);
+        store_tokens<T>(value, state.values[layer], slots, first, T_, head);
       }
     });
+  attend_decodes<T>(state, query, key, value, layer, rules, sinks_N ? sinks.const_data_ptr<float>() : nullptr, out);
   for (size_t i = 0; i < state.spans.size(); i++)
     attend_span(state, i, query, key, value, layer, rules, sinks_N, out);
 }
@@ -257,7 +263,8 @@ TORCH_LIBRARY(atrium, m) {
   m.def("create_state(Tensor[] keys, Tensor[] values, int weights_of) -> int", &create_state);
   m.def("free_state(int state) -> ()", &free_state);
   m.def("add_linear(int state, Tensor weight, Tensor? bias) -> int", &add_linear);
-  m.def("begin_step(int state, Tensor slots, Tensor table, Tensor lengths, int[] spans, Tensor[] span_blocks) -> ()",
+  m.def("begin_step(int state, Tensor slots, Tensor table, Tensor lengths, int[] spans, Tensor[] span_blocks, "
+        "bool has_kin) -> ()",
         &begin_step);
   m.def("attend(Tensor query, Tensor key, Tensor value, int layer, float scale, int window, float softcap, "
         "Tensor? sinks) -> Tensor");

@@ -24,6 +24,7 @@ from gpu_worker.protocol.config import (
     ReasoningFormat,
     ToolCallFormat,
     WorkerConfig,
+    find_paged_demand,
     read_worker_config,
     write_worker_config,
 )
@@ -136,6 +137,7 @@ __all__ = [
     "encode_to_worker",
     "find_code_line",
     "find_commit",
+    "find_paged_demand",
     "join_to_worker",
     "read_code",
     "read_worker_config",

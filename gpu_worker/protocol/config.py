@@ -64,6 +64,10 @@ class WorkerConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkno
     # on: ready only when they are, and an error where they are not possible.
     compile: Literal["auto", "on", "off"] = "auto"
     compile_cache: str | None = None  # folder for what was compiled; None: atrium/compiled in the user's cache folder
+    # Guessing the next tokens from earlier ones, which changes no token. auto: while one or two requests decode, for
+    # those whose guesses are right often enough; ngram: always
+    speculation: Literal["auto", "ngram", "off"] = "auto"
+    num_speculative_tokens: int = 7  # guesses for a request in a step, at most
     # Process
     num_threads: int | None = None  # None: torch's own choice
     # How a thread waits for the others within a step: brief spins for about 0.1 ms, then sleeps; passive sleeps at
@@ -81,6 +85,16 @@ class WorkerConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkno
     def runs_own_code(self) -> bool:
         """Whether the repository's code may run: only from where `gpu_worker.remote_code` has checked it."""
         return self.approved_code is not None
+
+
+# Settings that the paged engine alone can honour, and the values that insist on it.
+_NEEDS_PAGED = {"compile": "on", "speculation": "ngram"}
+
+
+def find_paged_demand(config: WorkerConfig) -> str | None:
+    """What is asked for that only a model that generates, on the paged engine, can do: "compile is set to on"."""
+    demands = (f"{name} is set to {value}" for name, value in _NEEDS_PAGED.items() if getattr(config, name) == value)
+    return next(demands, None)
 
 
 def read_worker_config(path: Path) -> WorkerConfig:

@@ -13,7 +13,7 @@ from gpu_worker.frontend.media import MediaReader
 from gpu_worker.frontend.parsers import ParserNames
 from gpu_worker.frontend.prepare import Frontend, Limits
 from gpu_worker.frontend.tokenizer import TextTokenizer
-from gpu_worker.protocol import ModelInfo, WorkerConfig
+from gpu_worker.protocol import ModelInfo, WorkerConfig, find_paged_demand
 from gpu_worker.server.adapters import Reader
 from gpu_worker.server.submissions import Frontend as AnyFrontend
 from gpu_worker.tasks.detect import detect_task
@@ -54,11 +54,9 @@ def load_served_model(config: WorkerConfig, on_progress: OnProgress) -> ServedMo
 
     folder = find_folder(config, on_progress)
     task = detect_task(folder)
+    if task != "generate" and (demand := find_paged_demand(config)) is not None:
+        raise ValueError(f"{demand}, but this model is for the task {task}: that is for generation only")
     if task in ("embed", "score"):
-        if config.compile == "on":
-            raise ValueError(
-                f"compile is set to on, but this model is for the task {task}: only generation is compiled"
-            )
         from gpu_worker.tasks.pooling.load import load_pooling
 
         return ServedModel(*load_pooling(config, folder, task, on_progress))

@@ -43,6 +43,7 @@ def test_without_flags_it_is_the_demo_model_on_localhost():
         (["--reasoning", "off"], {"reasoning": "off"}),
         (["--tool-call-parser", "hermes"], {"tool_call_parser": "hermes"}),
         (["--reasoning_parser", "none"], {"reasoning_parser": "none"}),
+        (["--speculation", "ngram"], {"speculation": "ngram"}),
         (["--chat-template-kwargs", '{"a": 1}'], {"chat_template_kwargs": {"a": 1}}),
         (["--continuous-batching"], {}),
         (["--continuous_batching"], {}),

@@ -29,6 +29,7 @@ def make_config(**changes: object) -> WorkerConfig:
             "max_num_batched_tokens": 32,
             "max_model_len": 96,
             "compile": "off",
+            "speculation": "off",
         }
         | changes
     )

@@ -29,6 +29,7 @@ VOCAB_SIZE = DEMO_VOCAB_SIZE + 7  # a few more than the tokenizer has, as checkp
 EOS_TOKEN_ID = 2
 MAX_MODEL_LEN = 512
 ENGINES = ["paged", "fallback"]
+GUESSING = "paged, guessing"
 
 
 @functools.cache
@@ -55,6 +56,8 @@ def make_model() -> PreTrainedModel:
 
 def make_engine(kind: str, **changes: Any) -> PagedEngine | FallbackEngine:
     fields = {"engine": kind, "max_model_len": MAX_MODEL_LEN, "num_blocks": 512} | changes
+    if kind == GUESSING:
+        fields |= {"engine": "paged", "speculation": "ngram"}
     return build_engine(copy.deepcopy(make_model()), make_config(**fields)).engine
 
 
@@ -175,7 +178,7 @@ def make_mixed() -> list[Request]:
     return [request for pair in (*rows, *free) for request in pair]
 
 
-@pytest.mark.parametrize("kind", ENGINES)
+@pytest.mark.parametrize("kind", [*ENGINES, GUESSING])
 def test_a_batch_changes_nobodys_tokens(kind: str) -> None:
     alone = make_engine("paged")
     expected = {}

@@ -23,12 +23,20 @@ MAX_MODEL_LEN = NUM_BLOCKS * BLOCK_SIZE
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    """Adds, steps, preempts and aborts in any order. Tokens come from a tiny alphabet, so prefixes meet often."""
+    """Adds, steps, preempts and aborts in any order, with guesses that are right or wrong.
+
+    Tokens come from a tiny alphabet, so prefixes meet often.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.guess: list[int] = []
         self.scheduler = Scheduler(
-            BlockManager(NUM_BLOCKS, BLOCK_SIZE), max_num_seqs=4, max_num_batched_tokens=10, long_prompt_tokens=8
+            BlockManager(NUM_BLOCKS, BLOCK_SIZE),
+            max_num_seqs=4,
+            max_num_batched_tokens=10,
+            long_prompt_tokens=8,
+            drafter=self,
         )
         self.live: dict[str, Request] = {}
         self.num_added = 0
@@ -49,9 +57,19 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.live[request.id] = request
         self.scheduler.waiting.push(request)
 
+    def propose(self, request: Request, *, num_decodes: int, most: int) -> list[int]:
+        """As a drafter: the guess of this step, whatever it is worth."""
+        return self.guess[: min(most, MAX_MODEL_LEN - request.num_tokens - 1)]
+
     @precondition(lambda self: self.live)
-    @rule(token=st.integers(0, 1), is_last=st.booleans(), pace=st.sampled_from([None, 1, 5]))
-    def step(self, token: int, is_last: bool, pace: int | None) -> None:
+    @rule(
+        tokens=st.lists(st.integers(0, 1), min_size=5, max_size=5),
+        guess=st.lists(st.integers(0, 1), max_size=4),
+        is_last=st.booleans(),
+        pace=st.sampled_from([None, 1, 5]),
+    )
+    def step(self, tokens: list[int], guess: list[int], is_last: bool, pace: int | None) -> None:
+        self.guess = guess
         chunks = self.scheduler.schedule(pace)
         assert chunks, "there is work, yet nothing was scheduled"
         assert sum(chunk.num_tokens for chunk in chunks) <= 10
@@ -62,9 +80,18 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler.complete(chunks)
         for request, _ in chunks:
             if request.num_computed_tokens == request.num_tokens:
-                request.output_token_ids.append(token)
-                if is_last or request.num_tokens == MAX_MODEL_LEN:
-                    self.end(request)
+                self.sample(request, tokens, is_last)
+
+    def sample(self, request: Request, tokens: list[int], is_last: bool) -> None:
+        """One token, and the next after every guess that was right."""
+        for depth, token in enumerate(tokens):
+            request.output_token_ids.append(token)
+            if is_last or request.num_tokens == MAX_MODEL_LEN:
+                self.end(request)
+            if request.draft_token_ids[depth : depth + 1] != [token] or request.id not in self.live:
+                break
+            self.scheduler.accept(request)
+        self.scheduler.drop_drafts(request)
 
     @precondition(lambda self: self.live)
     @rule(data=st.data())
@@ -106,7 +133,8 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @staticmethod
     def history(request: Request, position: int) -> tuple[str, tuple[int, ...]]:
-        return request.cache_salt, tuple(request.get_token_ids(0, position + 1))
+        tokens = request.get_token_ids(0, request.num_tokens) + request.draft_token_ids
+        return request.cache_salt, tuple(tokens[: position + 1])
 
 
 TestSchedulerMachine = SchedulerMachine.TestCase
