@@ -24,6 +24,7 @@ from apps.core.db import close_db_connections
 from apps.core.middleware import ASGIApp, HttpMiddleware, Receive, Scope, Send
 from apps.core.websocket_origin import SameOriginMiddleware
 from apps.inference import generate
+from apps.openai_api import background_runs
 from apps.openai_api.urls import consumers
 
 
@@ -44,6 +45,7 @@ async def lifespan(scope: Scope, receive: Receive, send: Send) -> None:
             await send({"type": "lifespan.startup.complete"})
         elif message["type"] == "lifespan.shutdown":
             await runs.shutdown()
+            await background_runs.shutdown()
             await generate.shutdown()
             await asyncio.to_thread(close_db_connections)
             return await send({"type": "lifespan.shutdown.complete"})

@@ -5,6 +5,17 @@ from django.db import models
 from django.utils import timezone
 
 
+class ResponseStatus(models.TextChoices):
+    """OpenAI's words. QUEUED and IN_PROGRESS: a background response that somebody writes; all others are final."""
+
+    QUEUED = "queued"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    INCOMPLETE = "incomplete"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
 class StoredResponse(models.Model):
     """One response and what it answered.
 
@@ -16,11 +27,21 @@ class StoredResponse(models.Model):
     team = models.ForeignKey("accounts.Team", on_delete=models.CASCADE, related_name="responses")
     previous_id = models.CharField(max_length=64, blank=True)  # no foreign key: the earlier one may be deleted
     created_at = models.DateTimeField(default=timezone.now, editable=False, db_index=True)
+    status = models.CharField(max_length=12, choices=ResponseStatus.choices, default=ResponseStatus.COMPLETED)
+    # When the process that writes a background response last said so: one whose process is gone is seen by its age.
+    heartbeat_at = models.DateTimeField(default=timezone.now, editable=False)
     response = models.TextField()  # the response object
     input = models.TextField()  # its own input's items, not those of earlier responses
 
     class Meta:
         ordering = ["-created_at"]
+        indexes = [
+            models.Index(
+                fields=["heartbeat_at"],
+                condition=models.Q(status__in=("queued", "in_progress")),
+                name="response_running_heartbeat",
+            )
+        ]
 
     def __str__(self) -> str:
         return self.id

@@ -56,7 +56,10 @@ RESPONSE_SCHEMA: dict[str, Any] = {
     "properties": {
         "id": {"type": "string"},
         "object": {"type": "string", "enum": ["response"]},
-        "status": {"type": "string", "enum": ["completed", "incomplete"]},
+        "status": {
+            "type": "string",
+            "enum": ["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"],
+        },
         "output": {"type": "array", "items": {"type": "object"}},
     },
 }

@@ -93,7 +93,6 @@ COMPLETION_NEUTRAL: dict[str, tuple[Any, ...]] = _SHARED_NEUTRAL | {
 }
 # of /v1/responses
 RESPONSES_NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "background": (False,),
     "context_management": ([],),
     "conversation": (),
     "image": (),

@@ -8,8 +8,9 @@ from rest_framework.views import APIView
 
 from apps.accounts.auth import get_caller
 from apps.core.errors import InvalidRequest, UnsupportedParameter
+from apps.openai_api.background_responses import cancel_response, read_response
 from apps.openai_api.openapi import ITEM_LIST_SCHEMA, RESPONSE_DELETED_SCHEMA, RESPONSE_SCHEMA
-from apps.openai_api.stored_responses import access_response, delete_response, list_input
+from apps.openai_api.stored_responses import delete_response, list_input
 
 DEFAULT_LIMIT, MAX_LIMIT = 20, 100
 
@@ -19,11 +20,11 @@ class ResponseView(APIView):
 
     @extend_schema(operation_id="get_response", responses={200: OpenApiResponse(RESPONSE_SCHEMA)})
     def get(self, request: Request, response_id: str) -> HttpResponse:
-        """The response as it ended; 404 for one that is another's, deleted, or no longer kept."""
+        """The response as it stands; 404 for one that is another's, deleted, or no longer kept."""
         for name in ("stream", "starting_after"):
             if request.query_params.get(name, "false") != "false":
                 raise UnsupportedParameter(f"'{name}': a stored response is not streamed.", param=name)
-        stored = access_response(get_caller(request), response_id)
+        stored = read_response(get_caller(request), response_id)
         return HttpResponse(stored.response, content_type="application/json")
 
     @extend_schema(operation_id="delete_response", responses={200: OpenApiResponse(RESPONSE_DELETED_SCHEMA)})
@@ -31,6 +32,16 @@ class ResponseView(APIView):
         """Forget the response and its input."""
         delete_response(get_caller(request), response_id)
         return Response({"id": response_id, "object": "response", "deleted": True})
+
+
+class CancelView(APIView):
+    """POST /v1/responses/{id}/cancel"""
+
+    @extend_schema(operation_id="cancel_response", request=None, responses={200: OpenApiResponse(RESPONSE_SCHEMA)})
+    def post(self, request: Request, response_id: str) -> HttpResponse:
+        """End a background response."""
+        stored = cancel_response(get_caller(request), response_id)
+        return HttpResponse(stored.response, content_type="application/json")
 
 
 class InputItemsView(APIView):

@@ -11,6 +11,7 @@ from apps.core.http import SSE_DONE, encode_json
 from apps.inference.events import Waiting
 from apps.inference.generate import generate
 from apps.inference.sampling import find_sampling
+from apps.openai_api import background_runs
 from apps.openai_api.consumers import GenerationConsumer
 from apps.openai_api.encoders.responses import ResponseEncoder, encode_early_failure
 from apps.openai_api.schemas.responses import PreparedCall, ResponsesCall, parse_response, prepare
@@ -30,6 +31,8 @@ class ResponsesConsumer(GenerationConsumer):
         context = await self._load_context(call)
         referenced = msgspec.convert(context.referenced, dict[str, InputItem])
         prepared = prepare(call, msgspec.convert(context.history, list[InputItem]), referenced)
+        if call.body.background:
+            return await self._start_in_background(call, prepared, context)
         try:
             async with aclosing(self._generate(call, prepared, context)) as events:
                 await (self._stream(events) if call.request.stream else self._answer(events))
@@ -42,6 +45,13 @@ class ResponsesConsumer(GenerationConsumer):
         if self._encoder is None:
             return encode_early_failure(error)
         return self._encoder.fail(error) + self._encoder.end() + SSE_DONE
+
+    async def _start_in_background(self, call: ResponsesCall, prepared: PreparedCall, context: Context) -> None:
+        encoder = ResponseEncoder(call, await find_sampling(prepared.request))
+        queued = encode_json(encoder.response)
+        await run_db(save_response, self.caller, encoder.response, call.raw_input, context.referenced)
+        background_runs.start(prepared, encoder)
+        await self.send_json(queued)
 
     async def _load_context(self, call: ResponsesCall) -> Context:
         previous_id = call.body.previous_response_id

@@ -15,7 +15,7 @@ from django.utils import timezone
 from apps.accounts.caller import Caller
 from apps.core.errors import InvalidRequest, NotFound
 from apps.core.http import encode_json
-from apps.openai_api.models import StoredResponse
+from apps.openai_api.models import ResponseStatus, StoredResponse
 from apps.openai_api.response_items import Item, read_items
 
 _ID = re.compile(r"resp_[0-9a-f]{24}")
@@ -38,13 +38,14 @@ def access_response(caller: Caller, response_id: str) -> StoredResponse:
 
 
 def save_response(caller: Caller, response: dict[str, Any], raw_input: bytes, referenced: dict[str, Item]) -> None:
-    """Keep a response that has ended, with its input as it was sent."""
+    """Keep a response that has ended, or one that begins in the background, with its input as it was sent."""
     items = read_items(msgspec.json.decode(raw_input), response["id"], referenced)
     StoredResponse.objects.create(
         id=response["id"],
         user_id=caller.user_id,
         team_id=caller.team_id,
         previous_id=response["previous_response_id"] or "",
+        status=response["status"],
         response=encode_json(response).decode(),
         input=encode_json(items).decode(),
     )
@@ -59,7 +60,7 @@ def load_context(caller: Caller, previous_id: str | None, references: list[str])
     """Raises InvalidRequest where a response or an item is not there, or not the caller's."""
     history, missing_id = _collect_history(caller, previous_id or "")
     if missing_id:
-        message = f"Previous response with id '{missing_id}' not found."
+        message = f"Previous response with id '{missing_id}' not found, or not completed."
         raise InvalidRequest(message, param="previous_response_id", code="previous_response_not_found")
     return Context(history, _find_items(caller, references))
 
@@ -78,6 +79,13 @@ def sweep() -> int:
     return StoredResponse.objects.filter(created_at__lt=cutoff).delete()[0]
 
 
+def _list_ended(caller: Caller, *response_ids: str) -> QuerySet[StoredResponse]:
+    """Those that a conversation can go on from."""
+    return _list_responses(caller, *response_ids).filter(
+        status__in=(ResponseStatus.COMPLETED, ResponseStatus.INCOMPLETE)
+    )
+
+
 def _list_responses(caller: Caller, *response_ids: str) -> QuerySet[StoredResponse]:
     """The caller's own among these. A text that cannot be an id, with a NUL for one, does not reach the database."""
     possible = [response_id for response_id in response_ids if _ID.fullmatch(response_id)]
@@ -88,7 +96,7 @@ def _collect_history(caller: Caller, response_id: str) -> tuple[list[Item], str]
     """Input and output of the response and of all before it, the oldest first, and the id of one that is missing."""
     turns: list[list[Item]] = []
     while response_id:
-        row = _list_responses(caller, response_id).values_list("previous_id", "input", "response").first()
+        row = _list_ended(caller, response_id).values_list("previous_id", "input", "response").first()
         if row is None:
             break
         response_id, given, response = row
@@ -100,7 +108,7 @@ def _find_items(caller: Caller, item_ids: list[str]) -> dict[str, Item]:
     """The id of an item names its response."""
     response_ids = {f"resp_{match[1]}" for item_id in item_ids if (match := _ITEM_ID.fullmatch(item_id))}
     found: dict[str, Item] = {}
-    for given, response in _list_responses(caller, *response_ids).values_list("input", "response"):
+    for given, response in _list_ended(caller, *response_ids).values_list("input", "response"):
         items = msgspec.json.decode(given) + msgspec.json.decode(response)["output"]
         found |= {item["id"]: item for item in items}
     if missing := [item_id for item_id in item_ids if item_id not in found]:

@@ -2,10 +2,12 @@
 
 from celery import shared_task
 
+from apps.openai_api.background_responses import settle_lost
 from apps.openai_api.stored_responses import sweep
 
 
 @shared_task(name="openai_api.sweep_responses")
 def sweep_responses() -> None:
-    """Forget responses that are old enough."""
+    """End responses whose process is gone, forget those that are old enough."""
+    settle_lost()
     sweep()

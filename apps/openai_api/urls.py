@@ -10,7 +10,7 @@ from apps.core.middleware import ASGIApp
 from apps.openai_api.audio_consumers import TranscriptionsConsumer, TranslationsConsumer
 from apps.openai_api.consumers import ChatCompletionsConsumer, CompletionsConsumer, LoadModelConsumer
 from apps.openai_api.pooling_consumers import EmbeddingsConsumer, RerankConsumer, ScoreConsumer
-from apps.openai_api.response_views import InputItemsView, ResponseView
+from apps.openai_api.response_views import CancelView, InputItemsView, ResponseView
 from apps.openai_api.responses_consumer import ResponsesConsumer
 from apps.openai_api.views import ModelListView, ModelView, health, ready, unknown_path
 
@@ -53,8 +53,10 @@ urlpatterns: list[URLPattern] = [
     path("models/<path:model_id>", ModelView.as_view(schema=None)),
     path("v1/responses/<str:response_id>", ResponseView.as_view(), name="response"),
     path("v1/responses/<str:response_id>/input_items", InputItemsView.as_view(), name="input_items"),
+    path("v1/responses/<str:response_id>/cancel", CancelView.as_view(), name="cancel_response"),
     path("responses/<str:response_id>", ResponseView.as_view(schema=None)),
     path("responses/<str:response_id>/input_items", InputItemsView.as_view(schema=None)),
+    path("responses/<str:response_id>/cancel", CancelView.as_view(schema=None)),
     path("health", health, name="health"),
     path("v1/health", health),
     path("ready", ready, name="ready"),

@@ -9,7 +9,7 @@ from apps.accounts.caller import Caller
 from apps.core.errors import InvalidRequest, UnsupportedParameter
 from apps.openai_api.encoders.responses_object import make_response
 from apps.openai_api.parameters import RESPONSES_NEUTRAL
-from apps.openai_api.schemas.responses import parse_response, prepare
+from apps.openai_api.schemas.responses import ResponsesCall, parse_response, prepare
 from apps.registry import directory
 from apps.registry.models import HostedModel
 from apps.usage.models import UsageStatus
@@ -58,6 +58,10 @@ def parse_stream(text: str) -> list[dict[str, Any]]:
         events.append(json.loads(data.removeprefix("data: ")))
         assert name == f"event: {events[-1]['type']}"
     return events
+
+
+def parse_response_of(**fields: Any) -> ResponsesCall:
+    return parse_response(json.dumps(HELLO | fields).encode(), CALLER)
 
 
 def ask(api: Api, **fields: Any) -> dict[str, Any]:
@@ -272,8 +276,7 @@ def test_parameters_reach_the_worker_and_come_back(chat_api: Api, worker: Script
     ids=["none", "required", "nested", "namespace", "allowed"],
 )
 def test_tool_choice_in_every_form(given: Any, echoed: Any, sent: Any) -> None:
-    body = HELLO | {"tools": [FILES, WEATHER], "tool_choice": given}
-    call = parse_response(json.dumps(body).encode(), CALLER)
+    call = parse_response_of(tools=[FILES, WEATHER], tool_choice=given)
     assert (call.request.tool_choice or "auto") == sent
     response = make_response(call, Sampling(seed=1))
     check_response(response)
@@ -398,7 +401,6 @@ def test_only_post_creates(chat_api: Api) -> None:
         ({"input": [{"type": "reasoning", "encrypted_content": "x"}]}, "input[0].encrypted_content"),
         ({"input": [{"type": "item_reference"}]}, "input[0].id"),
         ({"model": None}, "model"),
-        ({"background": True}, "background"),
         ({"conversation": "conv_1"}, "conversation"),
         ({"prompt": {"id": "p"}}, "prompt"),
         ({"context_management": [{"type": "compaction"}]}, "context_management"),
@@ -432,14 +434,14 @@ def test_only_post_creates(chat_api: Api) -> None:
 )
 def test_what_cannot_be_honoured_is_named(fields: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        prepare(parse_response(json.dumps(HELLO | fields).encode(), CALLER), [], {})
+        prepare(parse_response_of(**fields), [], {})
     assert caught.value.param == param
 
 
 @pytest.mark.parametrize("name", sorted(RESPONSES_NEUTRAL))
 def test_refused_field_passes_at_its_neutral_values_only(name: str) -> None:
     for value in (None, *RESPONSES_NEUTRAL[name]):
-        parse_response(json.dumps(HELLO | {name: value}).encode(), CALLER)
+        parse_response_of(**{name: value})
     with pytest.raises(UnsupportedParameter) as caught:
-        parse_response(json.dumps(HELLO | {name: {"something": "else"}}).encode(), CALLER)
+        parse_response_of(**{name: {"something": "else"}})
     assert caught.value.param == name

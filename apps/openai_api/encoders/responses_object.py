@@ -21,7 +21,7 @@ def make_response(call: ResponsesCall, sampling: Sampling) -> dict[str, Any]:
         "object": "response",
         "created_at": int(time.time()),
         "status": "queued",
-        "background": False,
+        "background": bool(body.background),
         "completed_at": None,
         "error": None,
         "frequency_penalty": sampling.frequency_penalty,

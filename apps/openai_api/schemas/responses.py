@@ -78,6 +78,7 @@ class ResponsesBody(SamplingFields, frozen=True, kw_only=True):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     store: bool | None = None
+    background: bool | None = None
     tools: list[ResponsesTool] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
@@ -146,6 +147,7 @@ def parse_response(body: bytes, caller: Caller) -> ResponsesCall:
     if response.input is None:
         raise InvalidRequest("'input' is required.", param="input")
     _check_reasoning(response.reasoning or ReasoningFields())
+    _check_background(response)
     offered = read_tools(response.tools)
     tools, tool_choice = read_tool_choice(join_choice(response.tool_choice), offered.functions)
     request = GenerationRequest(
@@ -206,6 +208,13 @@ def _check_reasoning(reasoning: ReasoningFields) -> None:
         if getattr(reasoning, name) not in (None, "auto"):
             message = f"'reasoning.{name}' can be \"auto\" here: reasoning is given in full and not summarised."
             raise UnsupportedParameter(message, param=f"reasoning.{name}")
+
+
+def _check_background(body: ResponsesBody) -> None:
+    if body.background and body.stream:
+        raise UnsupportedParameter("'stream': a background response is not streamed, ask for it.", param="stream")
+    if body.background and body.store is False:
+        raise InvalidRequest("'store': a background response has to be kept.", param="store")
 
 
 def _read_reference(item: InputItem, index: int) -> str:
