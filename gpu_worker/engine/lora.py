@@ -167,8 +167,9 @@ def find_targets(
 
 
 def _find_shape(module: torch.nn.Module) -> LinearShape | None:
-    if type(module).__module__.startswith("transformers.models."):
-        return None  # a model's own kind of linear layer: a router, whose output is no product
+    kind = type(module)
+    if kind.__module__.startswith("transformers.models.") and not kind.__name__.endswith("Linear"):
+        return None  # a router, say, which is made from a linear layer and returns something else
     for inputs, outputs in (("in_features", "out_features"), ("nx", "nf")):  # the latter: GPT-2's Conv1D
         num_inputs, num_outputs = getattr(module, inputs, None), getattr(module, outputs, None)
         if isinstance(num_inputs, int) and isinstance(num_outputs, int):

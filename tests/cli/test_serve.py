@@ -13,8 +13,12 @@ from typing import ClassVar
 import httpx
 import psutil
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from tests.live.installation import API_KEY, find_free_port, wait_until
+from tests.tiny_adapters import make_adapter
+from tests.worker_process import DEMO_MODEL
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240), pytest.mark.xdist_group("serve")]
@@ -92,13 +96,17 @@ def data_dir(tmp_path: Path) -> Iterator[Path]:
         Serve.started.pop().process.wait(30)
 
 
-def test_up_with_one_command_and_down_with_one_ctrl_c(data_dir):
-    serve = Serve(data_dir, "--enable-cors")
+def test_up_with_one_command_and_down_with_one_ctrl_c(data_dir, tmp_path):
+    make_adapter(AutoModelForCausalLM.from_pretrained(DEMO_MODEL, dtype=torch.float32), tmp_path / "tuned")
+    serve = Serve(data_dir, "--enable-cors", "--lora", f"team/tuned={tmp_path / 'tuned'}")
     serve.wait_ready()
     assert set(find_processes(data_dir)) == {"uvicorn", "celery", "gpu_worker", "serve"}
     answer = serve.ask()
     assert answer.status_code == 200, answer.text
     assert answer.json()["choices"][0]["message"]["content"]
+    tuned = serve.ask(model="team/tuned")
+    assert tuned.status_code == 200, tuned.text
+    assert tuned.json()["choices"] != answer.json()["choices"]
     preflight = httpx.options(
         f"http://127.0.0.1:{serve.port}/v1/models",
         headers={"Origin": "https://page.example", "Access-Control-Request-Method": "GET"},

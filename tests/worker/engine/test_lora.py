@@ -15,15 +15,22 @@ from gpu_worker.engine.fallback import FallbackEngine
 from gpu_worker.engine.lora import LoraAdapter, LowRank
 from gpu_worker.engine.paged import PagedEngine
 from gpu_worker.engine.request import Request
-from gpu_worker.kernels.weight_only import Int8Linear, pack_weights
 from gpu_worker.protocol import AdapterRef, Sampling
 from tests.tiny_adapters import load_adapter, make_adapter, make_settings
-from tests.tiny_models import PAGED, make_model
+from tests.tiny_models import FALLBACK, PAGED, make_model
 from tests.tiny_vision import make_vision_model
 from tests.worker.engine.driving import generate, make_config, make_prompt, make_request, run_all
 from tests.worker.engine.seeing import Scene, make_reader
 
 NO_END: frozenset[int] = frozenset()
+# Where peft's "all-linear" takes the parameters of experts and routers too, or nothing.
+SOME_LAYERS = {
+    "mixtral": ["q_proj", "v_proj"],
+    "qwen3_moe": ["q_proj", "o_proj"],
+    "deepseek_v3": ["kv_b_proj", "o_proj"],
+    "llama4_text": ["q_proj", "v_proj"],
+    "mamba2": ["in_proj"],
+}
 
 
 class Adapters:
@@ -87,6 +94,33 @@ def test_greedy_equals_peft_in_mixed_batches(architecture: str, tmp_path: Path) 
         assert answers[name] == [generate(adapters.models[name], request) for request in same], name
         if name is not None:
             assert answers[name] != [generate(adapters.base, request) for request in same], "the adapter does nothing"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", [*PAGED, *FALLBACK])
+def test_every_architecture(architecture: str, tmp_path: Path) -> None:
+    """All the layers that peft finds, or those that are no parameters of experts; a request without beside each."""
+    base = make_model(architecture)
+    settings = {"target_modules": SOME_LAYERS[architecture]} if architecture in SOME_LAYERS else {}
+    adapted = make_adapter(base, tmp_path, **settings)
+    built = build_engine(copy.deepcopy(base), make_config())
+    adapter = read(built, tmp_path)
+    rng = random.Random(1)
+    requests = [
+        make_request(str(i), make_prompt(rng, 5 + 3 * i), adapter=adapter if i % 2 else None, eos_token_ids=NO_END)
+        for i in range(4)
+    ]
+    run_all(built.engine, requests)
+    for request in requests:
+        assert request.output_token_ids == generate(adapted if request.adapter is not None else base, request)
+    assert any(request.output_token_ids != generate(base, request) for request in requests), "the adapter does nothing"
+
+
+def test_experts_that_are_parameters_are_refused(tmp_path: Path) -> None:
+    make_adapter(make_model("mixtral"), tmp_path)
+    built = build_engine(copy.deepcopy(make_model("mixtral")), make_config())
+    with pytest.raises(AdapterError, match="target_parameters"):
+        read(built, tmp_path)
 
 
 def test_prefixes_are_not_shared_between_adapters(tmp_path: Path) -> None:
@@ -155,25 +189,6 @@ def test_bfloat16_adds_in_float32_as_peft_does(tmp_path: Path) -> None:
         logits_V = peft_model(torch.tensor([prompt])).logits[0, -1].float()
     expected = torch.log_softmax(logits_V, dim=-1)[output.logprobs.top_token_ids]
     assert torch.allclose(torch.tensor(output.logprobs.top_logprobs), expected, atol=0.25)
-
-
-def test_quantized_layers_get_the_same(tmp_path: Path) -> None:
-    """Against peft beside a dense model whose weights are the rounded ones."""
-    packed, rounded = (copy.deepcopy(make_model("qwen2")) for _ in range(2))
-    assert pack_weights(packed, "int8") > 0
-    for name, module in packed.named_modules():
-        if isinstance(module, Int8Linear):
-            rounded.get_submodule(name).weight.data = module.packed * module.scale[:, None]
-    adapted = make_adapter(rounded, tmp_path)
-    built = build_engine(packed, make_config())
-    rng = random.Random(6)
-    requests = [
-        make_request(str(index), make_prompt(rng, 8 + index), adapter=read(built, tmp_path) if index % 2 else None)
-        for index in range(4)
-    ]
-    run_all(built.engine, requests)
-    for request in requests:
-        assert request.output_token_ids == generate(adapted if request.adapter is not None else rounded, request)
 
 
 class RoutedMLP(torch.nn.Module):
