@@ -21,6 +21,7 @@ from tests.worker_process import DEMO_MODEL, DEMO_VOCAB_SIZE, WorkerProcess, run
 NAMES = ("one", "two", "three")
 PROMPT = [token_id % DEMO_VOCAB_SIZE for token_id in range(300, 380, 2)]
 NUM_TOKENS = 12
+MAX_MODEL_LEN = 16_384  # long enough that no answer is complete when it is aborted
 WAIT_S = 60.0
 
 
@@ -63,7 +64,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
 def worker() -> Iterator[WorkerProcess]:
     """One that keeps two adapters."""
     with run_worker(
-        max_model_len=2048, num_blocks=512, max_num_seqs=8, max_waiting=40, dtype="float32", max_loras=2
+        max_model_len=MAX_MODEL_LEN, num_blocks=1200, max_num_seqs=8, max_waiting=40, dtype="float32", max_loras=2
     ) as process:
         yield process
 
@@ -97,7 +98,7 @@ async def wait_for_adapters(worker: WorkerProcess, *names: str) -> None:
 
 async def start_long(link: Link, request_id: str, adapter: AdapterRef | None) -> None:
     """A request that goes on until it is aborted."""
-    await link.send(make(request_id, adapter, max_tokens=1900))
+    await link.send(make(request_id, adapter, max_tokens=MAX_MODEL_LEN))
     await link.wait_for(request_id, Delta)
 
 

@@ -156,6 +156,23 @@ def test_rows_without_an_adapter_do_not_change_by_a_bit(tmp_path: Path) -> None:
     assert seen[0] == seen[1]
 
 
+def test_guessed_tokens_have_their_requests_adapter(tmp_path: Path) -> None:
+    """Several rows of logits for a request in a step, the layer that makes them adapted too."""
+    adapters = Adapters("qwen2", tmp_path, speculation="ngram")
+    for name in ("plain", "head"):
+        adapters.add(name, **make_settings("qwen2")[name])
+    rng = random.Random(8)
+    requests = [
+        (name, adapters.make_request(f"{name}{index}", 3 * make_prompt(rng, 6), name, max_tokens=48))
+        for index in range(2)
+        for name in adapters.models
+    ]
+    run_all(adapters.built.engine, [request for _, request in requests])
+    assert adapters.built.engine.stats().num_accepted_tokens > 0
+    for name, request in requests:
+        assert request.output_token_ids == generate(adapters.models[name], request)
+
+
 def test_seeded_sampling_and_choices_with_an_adapter(tmp_path: Path) -> None:
     """Choices of one prompt beside others equal the same choices alone."""
     adapters = Adapters("qwen2", tmp_path)
