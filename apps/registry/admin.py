@@ -62,7 +62,11 @@ class HostedModelAdmin(ModelAdmin):
             _("Memory and concurrency"),
             {
                 "description": _("Left empty, context and cache are as large as the model and the machine allow."),
-                "fields": [("max_model_len", "max_num_seqs"), ("kv_cache_bytes", "max_loras"), "speculation"],
+                "fields": [
+                    ("max_model_len", "max_num_seqs"),
+                    ("kv_cache_bytes", "max_loras"),
+                    ("speculation", "batch_invariant"),
+                ],
             },
         ),
         (

@@ -97,6 +97,11 @@ class HostedModel(models.Model):
             "Guessing tokens from the text so far: faster where an answer repeats it, and never another answer."
         ),
     )
+    batch_invariant = models.BooleanField(
+        _("batch-invariant"),
+        default=False,
+        help_text=_("The same request gets the same tokens alone and in any batch, in bf16 too. Slower; CPUs only."),
+    )
     generation_defaults = models.JSONField(
         _("generation defaults"), default=dict, blank=True, help_text=_("Sampling values for requests that give none.")
     )

@@ -97,6 +97,7 @@ def make_config(model: HostedModel, *, token: str, fd: int) -> WorkerConfig:
         "kv_cache_bytes": model.kv_cache_bytes,
         "max_loras": model.max_loras,
         "speculation": model.speculation,
+        "batch_invariant": model.batch_invariant,
         "tool_call_parser": model.tool_call_parser,
         "reasoning_parser": model.reasoning_parser,
         "num_threads": settings.WORKER_NUM_THREADS or None,

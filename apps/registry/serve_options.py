@@ -109,6 +109,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--speculation", choices=Speculation.values, help="guess tokens from the text so far; auto: where it pays"
     )
+    parser.add_argument(
+        "--batch-invariant", action="store_true", help="the same tokens alone and in any batch, in bf16 too; slower"
+    )
     parser.add_argument("--chat-template-kwargs", metavar="JSON", help="an object handed to the chat template")
     parser.add_argument(
         "--compile",
@@ -225,6 +228,8 @@ def _read_fields(given: dict[str, Any]) -> dict[str, Any]:
         if not _DEVICE.fullmatch(given["device"]):
             raise OptionError("--device must be auto, cpu, cuda, cuda:N or mps.")
         fields["device"] = given["device"]
+    if given["batch_invariant"]:
+        fields["batch_invariant"] = True
     if given["model_timeout"] is not None:
         fields["idle_timeout_s"] = max(0, given["model_timeout"])
     if quantization := _read_quantization(given):

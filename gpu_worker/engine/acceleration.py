@@ -52,7 +52,7 @@ def accelerate(model: Any, layers: PagedLayers, runner: ModelRunner, config: Wor
             raise ValueError(f"compile is set to on, but this model cannot be compiled. {obstacle}")
         logger.info("no compiled steps: %s", obstacle)
         return None
-    folder = Path(config.compile_cache) if config.compile_cache else _find_cache_folder()
+    folder = find_cache_folder(config)
     acceleration = Acceleration(model, layers, runner, folder)
     if config.compile == "on":
         acceleration.prepare()
@@ -62,7 +62,10 @@ def accelerate(model: Any, layers: PagedLayers, runner: ModelRunner, config: Wor
     return acceleration
 
 
-def _find_cache_folder() -> Path:
+def find_cache_folder(config: WorkerConfig) -> Path:
+    """Where what was built and compiled is kept."""
+    if config.compile_cache:
+        return Path(config.compile_cache)
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "atrium" / "compiled"
 
 
@@ -99,7 +102,7 @@ class Acceleration:
         self._spec = ArtifactSpec.of(model, layers.layer_of, self._groups)
         self._child: subprocess.Popen[str] | None = None
         self._is_cancelled = False
-        self._is_packed = False
+        self.is_packed = False
 
     @property
     def is_prepared(self) -> bool:
@@ -130,13 +133,14 @@ class Acceleration:
         if self._child is not None and self._child.poll() is None:
             self._child.kill()
 
-    def take_up(self) -> None:
+    def take_up(self, *, may_compile: bool = True) -> None:
         """Use what is prepared, as far as it gives the logits it should. Never raises for what can be left out."""
         try:
             if self._runner.native is None and get_library_path(self._folder).is_file():
                 self._take_up_native()
             native = self._runner.native
-            if native is not None and self._is_packed and self._runner.compiled is None and self.is_prepared:
+            is_next = native is not None and self.is_packed and self._runner.compiled is None
+            if native is not None and is_next and may_compile and self.is_prepared:
                 self._take_up_compiled(native)
         except (NativeError, ArtifactError, packing.PackingError, UnsupportedModelError) as error:
             logger.warning("acceleration stops at %s: %s", self.describe(), error)
@@ -148,7 +152,7 @@ class Acceleration:
             return "a compiled forward pass"
         if self._runner.native is None:
             return "plain torch"
-        return "native attention and packed weights" if self._is_packed else "native attention"
+        return "native attention and packed weights" if self.is_packed else "native attention"
 
     def _take_up_native(self) -> None:
         load_library(get_library_path(self._folder))
@@ -165,7 +169,7 @@ class Acceleration:
         del linears  # from here on a product's dense weights are freed as soon as they are packed
         packing.pack_all(products, native.number)
         self._check(native)
-        self._is_packed = True
+        self.is_packed = True
 
     def _take_up_compiled(self, native: NativeState) -> None:
         forward = load_artifact(self._spec.get_path(self._folder), self._model)

@@ -1,6 +1,7 @@
 """Chooses and sizes the engine of a loaded model."""
 
 import logging
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import psutil
@@ -9,6 +10,7 @@ import torch
 from gpu_worker.engine.acceleration import Acceleration, accelerate
 from gpu_worker.engine.block_manager import BlockManager
 from gpu_worker.engine.fallback import FallbackEngine
+from gpu_worker.engine.invariant import build_invariant_runner
 from gpu_worker.engine.kv_cache import KVCache, LayerShape
 from gpu_worker.engine.lora import AdapterTargets, find_targets
 from gpu_worker.engine.media import MediaPrompt
@@ -16,6 +18,7 @@ from gpu_worker.engine.media_runner import MediaRunner
 from gpu_worker.engine.model_runner import ModelRunner
 from gpu_worker.engine.paged import PagedEngine
 from gpu_worker.engine.probe import PagedLayers, UnsupportedModelError, make_sequences, probe_paged, run_once
+from gpu_worker.engine.sampler import Sampler
 from gpu_worker.engine.scheduler import Scheduler
 from gpu_worker.engine.speculation import Drafter
 from gpu_worker.protocol import WorkerConfig, find_paged_demand
@@ -85,17 +88,27 @@ def _build_paged(model: Any, layers: PagedLayers, config: WorkerConfig, max_mode
     cache = KVCache(
         layers.shapes, num_blocks=num_blocks, block_size=config.block_size, dtype=model.dtype, device=model.device
     )
-    drafter = _make_drafter(config, max_model_len)
     scheduler = Scheduler(
         BlockManager(num_blocks, config.block_size, prefix_cache=config.prefix_cache),
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,
-        drafter=drafter,
+        drafter=_make_drafter(config, max_model_len),
     )
     targets = _find_paged_targets(model, layers)
-    runner, media_runner = ModelRunner(model, layers.layer_of, cache), MediaRunner(model, layers.layer_of, cache)
-    engine = PagedEngine(runner, scheduler, media_runner, max_model_len=max_model_len, drafter=drafter)
-    acceleration = accelerate(model, layers, runner, config)
+    acceleration = None
+    if config.batch_invariant:
+        runner: ModelRunner = build_invariant_runner(model, layers, cache, config)
+        targets = replace(targets, obstacle="The model is served in batch-invariant mode, which adapters would break.")
+    else:
+        runner = ModelRunner(model, layers.layer_of, cache)
+        acceleration = accelerate(model, layers, runner, config)
+    engine = PagedEngine(
+        runner,
+        scheduler,
+        MediaRunner(model, layers.layer_of, cache),
+        max_model_len=max_model_len,
+        sampler=Sampler(one_by_one=config.batch_invariant),
+    )
     return BuiltEngine(engine, targets, "paged", "", num_blocks, config.block_size, acceleration)
 
 

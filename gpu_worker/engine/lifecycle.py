@@ -19,10 +19,10 @@ NOT_A_NUMBER = "The model produced values that are not numbers for this request.
 class RequestLifecycle(ABC):
     """Known requests, and the outputs that wait for the end of the step. Subclasses run the model."""
 
-    def __init__(self, max_model_len: int, waiting: WaitingQueue) -> None:
+    def __init__(self, max_model_len: int, waiting: WaitingQueue, sampler: Sampler | None = None) -> None:
         self.max_model_len = max_model_len
         self._waiting = waiting
-        self._sampler = Sampler()
+        self._sampler = sampler or Sampler()
         self._requests: dict[str, Request] = {}
         self._outputs: list[TokenOutput] = []
 

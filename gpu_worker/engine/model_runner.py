@@ -7,7 +7,7 @@ import torch
 from gpu_worker.engine.attention import PagedContext, paged_context
 from gpu_worker.engine.batch import Batch
 from gpu_worker.engine.kv_cache import KVCache
-from gpu_worker.engine.lora import adapted, find_rows
+from gpu_worker.engine.lora import AdapterRows, adapted, find_rows
 from gpu_worker.engine.native_step import NativeState
 from gpu_worker.kernels.varlen import can_use_varlen
 
@@ -47,18 +47,30 @@ class ModelRunner:
     @torch.inference_mode()
     def forward(self, batch: Batch) -> torch.Tensor:
         """Compute the batch and return logits [R, V], one row for every entry of `batch.sampled`."""
-        adapters = find_rows(batch)
         if self.native is not None:
             self.native.begin_step(batch)
-            if self.compiled is not None and not adapters:
-                return self.compiled(batch.input_ids_T[None], batch.position_ids_T[None], batch.logits_indices_R)
+        return self._run(
+            batch.input_ids_T, batch.position_ids_T, batch.logits_indices_R, batch, adapters=find_rows(batch)
+        )
+
+    def _run(
+        self,
+        input_ids_T: torch.Tensor,
+        position_ids_T: torch.Tensor,
+        indices_R: torch.Tensor,
+        batch: Batch,
+        adapters: list[AdapterRows],
+    ) -> torch.Tensor:
+        """One pass over these tokens: logits [R, V] of those at the indices."""
+        if self.native is not None and self.compiled is not None and not adapters:
+            return self.compiled(input_ids_T[None], position_ids_T[None], indices_R)
         context = PagedContext(self.cache, self._layer_of, batch, self._use_varlen, self.native is not None)
         with paged_context(context), adapted(self._model, adapters):
             output = self._model(
-                input_ids=batch.input_ids_T[None],
-                position_ids=batch.position_ids_T[None],
+                input_ids=input_ids_T[None],
+                position_ids=position_ids_T[None],
                 use_cache=False,
-                logits_to_keep=batch.logits_indices_R,
+                logits_to_keep=indices_R,
             )
         logits: torch.Tensor = output.logits[0]
         return logits

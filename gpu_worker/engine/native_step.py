@@ -32,6 +32,13 @@ class NativeState:
             any(chunk.request.draft_token_ids for chunk in batch.chunks),
         )
 
+    def begin_tile(self, rows: list[TokenRow], slots_T: torch.Tensor, block_size: int) -> None:
+        """The same for a part of a batch, all its tokens attended one by one. Slots beyond the rows are padding."""
+        num_padding = len(slots_T) - len(rows)
+        table_TB = np.pad(_make_table(rows, block_size), ((0, num_padding), (0, 0)))
+        lengths_T = torch.tensor([row.position + 1 for row in rows] + [0] * num_padding)
+        torch.ops.atrium.begin_step(self.number, slots_T, torch.from_numpy(table_TB), lengths_T, [], [], True)
+
 
 def _make_table(rows: list[TokenRow], block_size: int) -> np.ndarray:
     """Block ids [R, B] of what the rows see, as wide as the longest."""

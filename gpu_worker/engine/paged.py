@@ -13,9 +13,8 @@ from gpu_worker.engine.media_runner import MODEL_ERRORS, MediaRunner
 from gpu_worker.engine.model_runner import ModelRunner
 from gpu_worker.engine.pace import PrefillPace
 from gpu_worker.engine.request import Request, RequestStatus, TokenOutput
-from gpu_worker.engine.sampler import SampledToken
+from gpu_worker.engine.sampler import SampledToken, Sampler
 from gpu_worker.engine.scheduler import Chunk, Scheduler
-from gpu_worker.engine.speculation import Drafter
 
 logger = logging.getLogger(__name__)
 
@@ -30,17 +29,17 @@ class PagedEngine(RequestLifecycle):
         media_runner: MediaRunner,
         *,
         max_model_len: int,
-        drafter: Drafter | None = None,
+        sampler: Sampler | None = None,
     ) -> None:
         cache = runner.cache
         if max_model_len > cache.num_blocks * cache.block_size:
             raise ValueError("the pool of blocks is smaller than one request of max_model_len tokens")
-        super().__init__(max_model_len, scheduler.waiting)
+        super().__init__(max_model_len, scheduler.waiting, sampler)
         self._runner = runner
         self._scheduler = scheduler
         self._pace = PrefillPace()
         self._media_runner = media_runner
-        self._drafter = drafter
+        self._drafter = scheduler.drafter
         self._num_steps = 0
 
     def step(self) -> list[TokenOutput]:

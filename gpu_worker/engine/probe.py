@@ -28,7 +28,14 @@ logger = logging.getLogger(__name__)
 
 _RECORDING_ATTENTION = "atrium_recording"
 _BLOCK_SIZE = 4
+# Forward passes over two sequences: which of them, and how many of its tokens, in each.
+Plan = list[list[tuple[int, int]]]
 _LENGTHS = (29, 14)
+_PLAN: Plan = [
+    [(0, 11), (1, 13)],  # two prompts side by side
+    [(1, 1), (0, 17)],  # a decode beside a chunk with a past
+    [(0, 1)],
+]
 _NUM_BEHIND = 4
 # What a model's own code may raise when it meets inputs it was not written for.
 _MODEL_ERRORS = (
@@ -158,6 +165,7 @@ def run_paged(
     layers: PagedLayers,
     sequences: list[list[int]],
     make_runner: Callable[[KVCache], ModelRunner] | None = None,
+    plan: Plan = _PLAN,
 ) -> list[torch.Tensor]:
     """Logits [T, V] of every sequence, computed in passes that mix them, by another runner if one is given."""
     num_blocks = sum(-(-len(sequence) // _BLOCK_SIZE) for sequence in sequences)
@@ -170,13 +178,8 @@ def run_paged(
     for request in requests:
         request.block_ids = [next(free) for _ in range(-(-request.num_tokens // _BLOCK_SIZE))]
     logits: list[torch.Tensor] = [torch.empty(0)] * len(requests)
-    first, second = requests
-    passes = [
-        [Chunk(first, 11), Chunk(second, second.num_tokens - 1)],  # two prompts side by side
-        [Chunk(second, 1), Chunk(first, first.num_tokens - 12)],  # a decode beside a chunk with a past
-        [Chunk(first, 1)],
-    ]
-    for chunks in passes:
+    for parts in plan:
+        chunks = [Chunk(requests[index], num_tokens) for index, num_tokens in parts]
         batch = build_batch(chunks, _BLOCK_SIZE, model.device)
         num_tokens = len(batch.input_ids_T)
         # Backwards, so that a model that ignores `logits_to_keep` is found out.

@@ -45,7 +45,9 @@ def draw_uniform(seed: int, choice_index: int, position: int) -> float:
 class Sampler:
     """Keeps the token counts that penalties need between the steps of a request."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, one_by_one: bool = False) -> None:
+        """`one_by_one`: rows that are drawn never share an operation, so that not even rounding depends on others."""
+        self._one_by_one = one_by_one
         self._penalties: dict[str, TokenPenalties] = {}
         self._masks = GrammarMasks()
 
@@ -75,8 +77,9 @@ class Sampler:
         grammars = [(row, grammar) for row in rows if (grammar := requests[row].grammar) is not None]
         if grammars:
             self._masks.apply(logits_RV, grammars)
-        for row, token_id in _choose(logits_RV, requests, rows):
-            token_ids[row] = token_id
+        for together in [[row] for row in rows] if self._one_by_one else [rows]:
+            for row, token_id in _choose(logits_RV, requests, together):
+                token_ids[row] = token_id
         return [
             SampledToken(token_id, _read_logprobs(logprobs.get(row), token_id, request)) if is_finite[row] else None
             for row, (token_id, request) in enumerate(zip(token_ids, requests, strict=True))

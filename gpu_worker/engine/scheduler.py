@@ -60,7 +60,7 @@ class Scheduler:
         # Every running request must be able to decode in one step.
         self._max_num_batched_tokens = max(max_num_batched_tokens, max_num_seqs)
         self._long_prompt_tokens = long_prompt_tokens
-        self._drafter = drafter
+        self.drafter = drafter
         self._had_media_turn = False
 
     def schedule(self, pace: int | None = None) -> list[Chunk]:
@@ -152,12 +152,12 @@ class Scheduler:
 
     def _add_drafts(self, decodes: list[Chunk]) -> list[Chunk]:
         """The decodes with guesses behind them, as far as half of the budget and the blocks that nobody holds go."""
-        if self._drafter is None:
+        if self.drafter is None:
             return decodes
         left = (self._max_num_batched_tokens - len(decodes)) // 2
         chunks = []
         for request, _ in decodes:
-            drafts = self._drafter.propose(request, num_decodes=len(decodes), most=left)
+            drafts = self.drafter.propose(request, num_decodes=len(decodes), most=left)
             while drafts and not self.blocks.grow(request, len(drafts)):
                 drafts.pop()
             request.draft_token_ids = drafts

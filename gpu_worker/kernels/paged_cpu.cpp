@@ -112,7 +112,7 @@ void attend_decodes(State& state, const Tensor& query_NTD, const Tensor& key_KTD
   const int64_t* lengths = state.lengths_R.const_data_ptr<int64_t>();
   const int64_t* slots = state.slots_T.const_data_ptr<int64_t>();
   at::parallel_for(0, R * K, 1, [&](int64_t begin, int64_t end) {
-    std::vector<float> query_GD(G * D), out_GD(G * DV), scores;
+    std::vector<float> query_GD(G * D), out_GD(G * DV), memory;
     for (int64_t item = begin; item < end; item++) {
       const int64_t row = item / K, head = item % K, length = lengths[row];
       T* out = out_TND.data_ptr<T>() + row * out_TND.stride(1) + head * G * DV;
@@ -130,17 +130,19 @@ void attend_decodes(State& state, const Tensor& query_NTD, const Tensor& key_KTD
       }
       const int64_t first = rules.window > 0 ? std::max<int64_t>(0, length - rules.window) : 0, num = length - first;
       const int64_t* table = state.table_RB.const_data_ptr<int64_t>() + row * num_blocks;
-      scores.resize(G * num);
+      // From a whole vector's address on, so that loops over scores are cut alike wherever the memory lies.
+      memory.resize(G * num + 16);
+      float* scores = memory.data() + (64 - (uintptr_t)memory.data() % 64) % 64 / sizeof(float);
       with_num_vectors(D, [&](auto num_vectors) {
         const Blocks blocks{table, block_size, block_size * K * D, K * D};
         score_keys<T, num_vectors.value>(query_GD.data(), keys.const_data_ptr<T>() + head * D, blocks, first, length, G, D,
-                                   scores.data());
+                                   scores);
       });
       for (int64_t g = 0; g < G; g++)
-        weigh(scores.data() + g * num, num, rules, sinks_N ? sinks_N + head * G + g : nullptr);
+        weigh(scores + g * num, num, rules, sinks_N ? sinks_N + head * G + g : nullptr);
       with_num_vectors(DV, [&](auto num_vectors) {
         const Blocks blocks{table, block_size, block_size * K * DV, K * DV};
-        sum_values<T, num_vectors.value>(scores.data(), values.const_data_ptr<T>() + head * DV, blocks, first, length, G, DV,
+        sum_values<T, num_vectors.value>(scores, values.const_data_ptr<T>() + head * DV, blocks, first, length, G, DV,
                                    out_GD.data());
       });
       for (int64_t i = 0; i < G * DV; i++) out[i] = T(out_GD[i]);

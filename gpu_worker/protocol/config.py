@@ -68,6 +68,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkno
     # those whose guesses are right often enough; ngram: always
     speculation: Literal["auto", "ngram", "off"] = "auto"
     num_speculative_tokens: int = 7  # guesses for a request in a step, at most
+    # The same bits for a token alone and in any batch: slower, and an error where it cannot be kept
+    batch_invariant: bool = False
     # Process
     num_threads: int | None = None  # None: torch's own choice
     # How a thread waits for the others within a step: brief spins for about 0.1 ms, then sleeps; passive sleeps at
@@ -88,13 +90,15 @@ class WorkerConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkno
 
 
 # Settings that the paged engine alone can honour, and the values that insist on it.
-_NEEDS_PAGED = {"compile": "on", "speculation": "ngram"}
+_NEEDS_PAGED = {"compile": "on", "speculation": "ngram", "batch_invariant": True}
 
 
 def find_paged_demand(config: WorkerConfig) -> str | None:
     """What is asked for that only a model that generates, on the paged engine, can do: "compile is set to on"."""
-    demands = (f"{name} is set to {value}" for name, value in _NEEDS_PAGED.items() if getattr(config, name) == value)
-    return next(demands, None)
+    for name, value in _NEEDS_PAGED.items():
+        if getattr(config, name) == value:
+            return f"{name} is set to {'on' if value is True else value}"
+    return None
 
 
 def read_worker_config(path: Path) -> WorkerConfig:

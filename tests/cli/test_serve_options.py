@@ -44,6 +44,7 @@ def test_without_flags_it_is_the_demo_model_on_localhost():
         (["--tool-call-parser", "hermes"], {"tool_call_parser": "hermes"}),
         (["--reasoning_parser", "none"], {"reasoning_parser": "none"}),
         (["--speculation", "ngram"], {"speculation": "ngram"}),
+        (["--batch-invariant"], {"batch_invariant": True}),
         (["--chat-template-kwargs", '{"a": 1}'], {"chat_template_kwargs": {"a": 1}}),
         (["--continuous-batching"], {}),
         (["--continuous_batching"], {}),
