@@ -1,7 +1,7 @@
 """What guessed tokens save and cost: the same requests with and without, on text that repeats itself and on other text.
 
 Repetitive: a question is asked a second time with its answer in the history, greedily, so that the answer repeats it.
-Random: a prompt of random tokens, sampled at temperature 1, where next to nothing can be guessed. Both engines live in
+Random: a prompt of random tokens, sampled at temperature 2, where next to nothing can be guessed. Both engines live in
 this process and take turns; the answers are compared.
 
     python -m bench.speculation                   # the demo model, plain torch
@@ -29,7 +29,7 @@ from tests.worker_process import DEMO_MODEL
 
 MAX_MODEL_LEN = 2048
 NEW_TOKENS = 200
-ROUNDS = 3
+ROUNDS = 5
 QUESTIONS = ["What is Atrium?", "How do I start Atrium?", "Tell me a story.", "What can the API do?"]
 
 MakeRequests = Callable[[int], list[Request]]
@@ -144,7 +144,7 @@ def main() -> None:
     def make_random(batch: int) -> list[Request]:
         rng = random.Random(batch)
         return [
-            make_request(i, rng.choices(ordinary, k=75), Sampling(seed=i, temperature=1.0), frozenset())
+            make_request(i, rng.choices(ordinary, k=75), Sampling(seed=i, temperature=2.0), frozenset())
             for i in range(batch)
         ]
 
