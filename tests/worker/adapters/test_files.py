@@ -1,5 +1,6 @@
 """Adapters that cannot be used are refused with a sentence that says why; nothing but safetensors is read."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -103,6 +104,11 @@ def test_settings_that_cannot_be_honoured_are_named(
 def test_settings_without_effect_are_taken(folder: Path, targets: AdapterTargets, changes: dict[str, Any]) -> None:
     change_settings(folder, **changes)
     assert len(read(folder, targets).layers) == 4
+
+
+def test_a_model_that_can_have_none_says_why(folder: Path, targets: AdapterTargets) -> None:
+    with pytest.raises(AdapterError, match=r"It is served in batch-invariant mode\."):
+        read(folder, dataclasses.replace(targets, obstacle="It is served in batch-invariant mode."))
 
 
 def _rename(old: str, new: str) -> Callable[[Tensors], None]:
