@@ -22,6 +22,8 @@ from tests.live.installation import MODEL, Installation, run_installation
 
 WORDS = "which key model quota Paris weather tell name team client curl story number green please seven".split()  # noqa: SIM905 - a list of words reads better so
 STREAMS_AT_ONCE = 4
+# Blocks cost memory once they have been used, and prefixes are kept until all have been: a small pool is soon full.
+KV_CACHE_BYTES = 128 * 2**20
 
 
 class Sample(NamedTuple):
@@ -98,7 +100,10 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--pause", type=float, default=1.0, help="mean seconds between two requests of a user")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, run_installation(Path(folder)) as server:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        run_installation(Path(folder), "--kv-cache-bytes", str(KV_CACHE_BYTES)) as server,
+    ):
         asyncio.run(run(server, options.minutes, options.pause))
 
 

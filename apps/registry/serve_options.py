@@ -28,6 +28,7 @@ _PLAIN_FLAGS = (
     "dtype",
     "max_model_len",
     "max_num_seqs",
+    "kv_cache_bytes",
     "max_loras",
     "attn_implementation",
     "reasoning",
@@ -91,6 +92,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--load-in-8bit", action="store_true", help="the same as --quantization bnb-8bit")
     parser.add_argument("--max-model-len", type=int, help="tokens of prompt and answer together")
     parser.add_argument("--max-num-seqs", type=int, help="requests that may run at once")
+    parser.add_argument(
+        "--kv-cache-bytes", type=int, help="memory for keys and values; default: a part of what is free"
+    )
     parser.add_argument(
         "--lora",
         action="append",
@@ -234,6 +238,8 @@ def _read_fields(given: dict[str, Any]) -> dict[str, Any]:
         fields["idle_timeout_s"] = max(0, given["model_timeout"])
     if quantization := _read_quantization(given):
         fields["quantization"] = quantization
+    if fields.get("kv_cache_bytes", 1) < 1:
+        raise OptionError("--kv-cache-bytes must be at least 1.")
     if fields.get("max_loras", 0) < 0:
         raise OptionError("--max-loras must not be negative.")
     if given["default_seed"] is not None:

@@ -39,6 +39,7 @@ def test_without_flags_it_is_the_demo_model_on_localhost():
         (["--model_timeout", "-1"], {"idle_timeout_s": 0}),
         (["--max-model-len", "4096", "--max_num_seqs", "8"], {"max_model_len": 4096, "max_num_seqs": 8}),
         (["--max-loras", "3"], {"max_loras": 3}),
+        (["--kv-cache-bytes", "1000000"], {"kv_cache_bytes": 1_000_000}),
         (["--default-seed", "7"], {"generation_defaults": {"seed": 7}}),
         (["--reasoning", "off"], {"reasoning": "off"}),
         (["--tool-call-parser", "hermes"], {"tool_call_parser": "hermes"}),
