@@ -78,6 +78,7 @@ def test_trust_approves_the_code_and_is_no_setting(flag):
         (["--chat-template-kwargs", "{"], "not JSON"),
         (["--default-seed", "-1"], "--default-seed"),
         (["--max-loras", "-1"], "--max-loras"),
+        (["--kv-cache-bytes", "0"], "--kv-cache-bytes"),
         (["--lora", "tuned"], "NAME=SOURCE"),
         (["--lora", "=org/tuned"], "NAME=SOURCE"),
         (["--lora", "a b=org/tuned"], "a b"),
