@@ -17,7 +17,8 @@ from apps.openai_api.tasks import sweep_responses
 from apps.usage.models import UsageStatus
 from tests.api.conftest import Api, wait_for_settled_rows
 from tests.api.open_responses import check_response
-from tests.api.test_responses import PATH, ask, parse_response_of, refuse
+from tests.api.test_responses import PATH, ask, refuse
+from tests.api.test_responses_fields import parse_response_of
 from tests.api.test_responses_state import get
 from tests.api.test_sdks import make_openai
 from tests.factories import make_key
