@@ -19,6 +19,7 @@ from tests.parity_table import GREEDY, RecordProperty, record_parity
 from tests.tiny_vision import FAMILIES, make_picture, make_vision_model
 from tests.worker.engine.driving import make_config, run_all
 from tests.worker.engine.seeing import Scene, build_reader, make_reader
+from tests.worker.engine.test_speculation import guess_well
 
 FAST = ["llava", "qwen2_vl", "gemma3"]
 ALL = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow, id=name) for name in FAMILIES]
@@ -49,14 +50,16 @@ def make_scenes(family: str) -> list[Scene]:
 
 @pytest.mark.parametrize("family", ALL)
 def test_greedy_equals_generate_in_mixed_batches(family: str, record_property: RecordProperty) -> None:
-    """Random arrivals beside text, a pool so small that requests are preempted, beginnings that are cached."""
+    """Random arrivals beside text, a pool so small that requests are preempted, cached beginnings, guessed tokens."""
     record_parity(record_property, f"{family} (pictures)", "paged", GREEDY)
     rng = random.Random(3)
     scenes = make_scenes(family)
     requests = [scene.make_request(str(i), max_tokens=20, eos_token_ids=NO_END) for i, scene in enumerate(scenes)]
     num_blocks = max(request.num_tokens + request.max_tokens for request in requests) // 4 + 4
-    built = build(family, num_blocks=num_blocks, max_model_len=4 * num_blocks)
+    built = build(family, num_blocks=num_blocks, max_model_len=4 * num_blocks, speculation="ngram")
     assert isinstance(built.engine, PagedEngine), built.reason
+    expected = {r.id: scene.generate(r) for scene, r in zip(scenes, requests, strict=True)}
+    guess_well(built.engine, expected, random.Random(4))
     arriving = list(requests)
     failures = []
     while arriving or built.engine.has_work():
@@ -66,8 +69,8 @@ def test_greedy_equals_generate_in_mixed_batches(family: str, record_property: R
         built.engine.check_integrity()
     assert not failures
     assert sum(request.num_preemptions for request in requests) > 0
-    for scene, request in zip(scenes, requests, strict=True):
-        assert request.output_token_ids == scene.generate(request)
+    assert built.engine.stats().num_accepted_tokens > 0
+    assert {request.id: request.output_token_ids for request in requests} == expected
     assert built.engine.stats().free_blocks == built.engine.stats().num_blocks
 
 
