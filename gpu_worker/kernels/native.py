@@ -69,9 +69,13 @@ def build_library(folder: Path) -> Path:
     return path
 
 
-@functools.cache
 def load_library(path: Path) -> None:
-    """Make the operators callable as `torch.ops.atrium`. Raises NativeError."""
+    """Make the operators callable as `torch.ops.atrium`. Raises NativeError.
+
+    A process loads one copy: torch aborts at the second, and any other is made of the same sources.
+    """
+    if hasattr(torch.ops.atrium, "begin_step"):
+        return
     try:
         torch.ops.load_library(path)
     except OSError as error:
