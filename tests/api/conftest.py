@@ -23,6 +23,7 @@ from tests.scripted_fixtures import scripted_model, worker
 __all__ = ["scripted_model", "worker"]  # fixtures
 
 START_TIMEOUT_S = 20.0
+TIMEOUT_S = 60  # of one answer: a real worker imports what a first recording or picture needs
 SETTLE_TIMEOUT_S = 30.0
 
 
@@ -50,7 +51,7 @@ class Api:
 
     def client(self, **options: object) -> httpx.Client:
         """An HTTP client with the key."""
-        return httpx.Client(base_url=self.url, headers=self.headers, timeout=20, **options)
+        return httpx.Client(base_url=self.url, headers=self.headers, timeout=TIMEOUT_S, **options)
 
     def post(self, path: str, body: object, **options: object) -> httpx.Response:
         """One request with a JSON body."""
@@ -60,7 +61,7 @@ class Api:
     @contextmanager
     def connect(self, path: str, body: bytes) -> Iterator[http.client.HTTPConnection]:
         """A connection on which the request is sent and no answer awaited; `close` it to leave."""
-        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=20)
+        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=TIMEOUT_S)
         connection.request("POST", path, body, self.headers | {"content-type": "application/json"})
         try:
             yield connection

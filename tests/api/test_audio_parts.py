@@ -116,10 +116,12 @@ def test_a_model_that_listens_answers_over_http(api: Api, family: str) -> None:
         assert "supports_images" not in info
         make_replica(make_model("listening"), port=process.port, token=process.token)
         fields = {"model": "listening", "max_tokens": 5, "temperature": 0}
-        first, again, other = (
-            api.post("/v1/chat/completions", make_body(say(data, kind), **fields)).json()
+        answers = [
+            api.post("/v1/chat/completions", make_body(say(data, kind), **fields))
             for data, kind in ((WAV, "wav"), (WAV, "wav"), (MP3, "mp3"))
-        )
+        ]
+        assert [answer.status_code for answer in answers] == [200] * 3, [answer.text for answer in answers]
+        first, again, other = (answer.json() for answer in answers)
         assert first["choices"] == again["choices"] != other["choices"]
         assert first["usage"]["prompt_tokens"] > 20
         damaged = api.post("/v1/chat/completions", make_body(say(b"RIFF1234WAVEnoise"), **fields))
