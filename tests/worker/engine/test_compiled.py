@@ -59,9 +59,9 @@ def test_greedy_equals_generate_compiled(architecture: str, cache: Path) -> None
 @pytest.mark.timeout(COMPILE_TIMEOUT_S)
 def test_what_was_compiled_is_found_again(cache: Path) -> None:
     """A second start takes up the artifact at once; other weights of the same shapes use the same one."""
-    build("llama", cache, compile="on")
-    num_files = len(list(cache.iterdir()))
     model = copy.deepcopy(make_model("llama"))
+    build_engine(copy.deepcopy(model), make_config(compile="on", compile_cache=str(cache)))
+    num_files = len(list(cache.iterdir()))
     with torch.no_grad():
         model.lm_head.weight.mul_(-1)
     built = build_engine(copy.deepcopy(model), make_config(compile="auto", compile_cache=str(cache)))
