@@ -121,6 +121,7 @@ def real_api(api: Api, real_worker: WorkerProcess) -> Iterator[Api]:
     directory.invalidate()
 
 
+@pytest.mark.slow
 def test_openai_clients_name_adapters_of_a_real_worker(real_api: Api, tmp_path: Path) -> None:
     """What is streamed with an adapter is what peft answers; a folder that is none is a 400 that names it."""
     base = AutoModelForCausalLM.from_pretrained(DEMO_MODEL, dtype=torch.float32).eval()

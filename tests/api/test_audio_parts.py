@@ -94,6 +94,7 @@ def test_large_recordings_are_refused(chat_api: Api, files: FileServer, settings
         assert (answer.status_code, answer.json()["error"]["param"]) == (413, param)
 
 
+@pytest.mark.slow
 def test_a_model_that_takes_no_recordings_says_so(api: Api) -> None:
     with run_worker(DEMO_MODEL, dtype="float32", num_blocks=64, max_model_len=512) as process:
         make_replica(make_model("deaf"), port=process.port, token=process.token)
@@ -106,6 +107,7 @@ def test_a_model_that_takes_no_recordings_says_so(api: Api) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["glmasr", "qwen2_audio"])
 def test_a_model_that_listens_answers_over_http(api: Api, family: str) -> None:
     """A real worker behind the whole application: usage counts what the recording becomes, refusals are named."""

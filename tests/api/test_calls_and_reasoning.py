@@ -15,6 +15,8 @@ from tests.chain_model import END, build_chain_model
 from tests.factories import make_model, make_replica
 from tests.worker_process import WorkerProcess, run_worker
 
+pytestmark = pytest.mark.slow  # real workers: seconds each
+
 TEMPLATE = Path(__file__).parents[1] / "worker" / "frontend" / "templates" / "magistral.jinja"
 SPECIAL = ["[INST]", "[/INST]", "[THINK]", "[/THINK]", "[TOOL_CALLS]", "[ARGS]"]
 # What the model says behind the prompt, and where its reasoning was opened or closed for it.

@@ -21,6 +21,8 @@ from tests.worker.frontend.conftest import build_byte_level
 from tests.worker.frontend.test_families import TEMPLATES
 from tests.worker_process import WorkerProcess, run_worker
 
+pytestmark = pytest.mark.slow  # real workers: seconds each
+
 CITY = {"type": "string", "minLength": 2, "maxLength": 8}
 WEATHER = {
     "type": "object",

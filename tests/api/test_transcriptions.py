@@ -20,6 +20,8 @@ from tests.recordings import make_recording
 from tests.tiny_whisper import save_tiny_whisper
 from tests.worker_process import WorkerProcess, run_worker
 
+pytestmark = pytest.mark.slow  # real workers: seconds each
+
 PATH = "/v1/audio/transcriptions"
 SHORT = make_recording(3.0)
 LONG = make_recording(65.0)

@@ -62,6 +62,7 @@ async def test_answer_is_counted_once(worker: ScriptedWorker, make_request: Make
     assert [now - then for now, then in zip(sample(), before, strict=True)] == list(names.values())
 
 
+@pytest.mark.slow
 def test_processes_that_share_a_folder_are_added_up(tmp_path: Path) -> None:
     """prometheus_client reads its variable when it is first imported, so this takes processes of their own."""
     environment = {

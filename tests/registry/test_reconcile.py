@@ -82,6 +82,7 @@ def test_a_model_that_cannot_be_loaded_fails_at_once_with_the_workers_reason(mac
     assert m.row.pid is None
 
 
+@pytest.mark.slow
 def test_a_hung_worker_is_killed_and_started_again(machine):
     m = machine("mute")
     m.step()

@@ -18,6 +18,8 @@ from tests.tiny_adapters import make_adapter
 from tests.worker.link import Answer, Link, chat, complete, open_link
 from tests.worker_process import DEMO_MODEL, DEMO_VOCAB_SIZE, WorkerProcess, run_worker
 
+pytestmark = pytest.mark.slow  # real workers: seconds each
+
 NAMES = ("one", "two", "three")
 PROMPT = [token_id % DEMO_VOCAB_SIZE for token_id in range(300, 380, 2)]
 NUM_TOKENS = 12

@@ -29,6 +29,7 @@ async def test_answers_in_bf16_do_not_depend_on_the_crowd(tmp_path: Path) -> Non
         assert [answer.token_ids() for answer in together] == alone
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_invariant_is_not_served(tmp_path: Path) -> None:
     options = {"engine": "fallback", "num_blocks": 64, "wait_until_ready": False}
     with run_worker(batch_invariant=True, compile_cache=str(tmp_path), **options) as worker:

@@ -12,6 +12,8 @@ from tests.tiny_encoders import make_embedder, make_reranker, make_texts
 from tests.worker.link import Answer, Link, chat, open_link
 from tests.worker_process import WorkerProcess, run_worker
 
+pytestmark = pytest.mark.slow  # real workers: seconds each
+
 NUM_MANY = 1500  # with one input a step: long enough to be seen at work
 
 

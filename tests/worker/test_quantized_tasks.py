@@ -15,6 +15,8 @@ from tests.tiny_whisper import save_tiny_whisper
 from tests.worker.pooling.driving import embed, serve
 from tests.worker.transcription.driving import ask, generate, transcribe
 
+pytestmark = pytest.mark.slow  # real workers: seconds each
+
 
 @pytest.mark.parametrize(("method", "closeness"), [("int8", 0.999), ("int4", 0.9)], ids=["int8", "int4"])
 def test_embeddings_of_a_real_model_stay_close(method: str, closeness: float) -> None:

@@ -39,6 +39,7 @@ async def test_answers_stay_the_same_while_a_worker_compiles(tmp_path: Path) -> 
         assert again.token_ids() == before.token_ids()
 
 
+@pytest.mark.slow
 async def test_a_worker_that_is_stopped_ends_its_compiler(tmp_path: Path) -> None:
     """SIGTERM while the child compiles: the worker does not wait for it."""
     with run_worker(compile="auto", compile_cache=str(tmp_path), **SMALL) as worker:
@@ -46,6 +47,7 @@ async def test_a_worker_that_is_stopped_ends_its_compiler(tmp_path: Path) -> Non
         assert COMPILED not in worker.log
 
 
+@pytest.mark.slow
 def test_compiling_what_cannot_be_compiled_is_refused_with_a_reason(tmp_path: Path) -> None:
     with run_worker(
         compile="on", compile_cache=str(tmp_path), dtype="float16", num_blocks=64, wait_until_ready=False

@@ -54,6 +54,7 @@ async def test_loading_is_told_as_it_changes_and_then_ready() -> None:
         assert len(set(progress)) > 3
 
 
+@pytest.mark.slow
 async def test_load_failure_is_told_and_ends_the_process(tmp_path: Path) -> None:
     with run_worker(tmp_path / "missing", wait_until_ready=False) as worker:
         health = await asyncio.to_thread(worker.wait_for, "failed")
@@ -76,6 +77,7 @@ async def test_broken_weights_are_a_load_failure(tmp_path: Path) -> None:
         assert await wait_for_exit(worker) == 3
 
 
+@pytest.mark.slow
 async def test_sigterm_lets_running_requests_finish_and_refuses_new_ones() -> None:
     with run_worker(**SMALL) as worker:
         async with open_link(worker) as link:

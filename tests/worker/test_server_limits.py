@@ -32,6 +32,7 @@ def long_request(request_id: str, **fields: object) -> object:
     return chat(request_id, LONG, **({"max_tokens": 1000, "ignore_eos": True} | fields))
 
 
+@pytest.mark.slow
 async def test_overload_is_refused_and_waiting_is_reported(link: Link) -> None:
     requests = [long_request(f"o{i}", max_tokens=400, stop=("never ever",)) for i in range(9)]
     for request in requests:

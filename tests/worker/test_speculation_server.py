@@ -12,6 +12,8 @@ from tests.chain_model import build_chain_model
 from tests.worker.link import Answer, Link, complete, open_link
 from tests.worker_process import WorkerProcess, run_worker
 
+pytestmark = pytest.mark.slow  # real workers: seconds each
+
 ROUND = [" one", " two", " three", " four", " five", " six", " seven", " eight"]
 PROMPT = "".join(ROUND + ROUND[:3])
 FORTY_TOKENS = (ROUND * 10)[3:43]

@@ -10,6 +10,8 @@ import pytest
 from gpu_worker.protocol import Delta, Finished, ResumeChoice, Structure
 from tests.worker.link import Answer, Link, chat, complete
 
+pytestmark = pytest.mark.slow  # real workers: seconds each
+
 SCHEMA = {
     "type": "object",
     "properties": {

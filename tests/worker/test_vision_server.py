@@ -20,7 +20,7 @@ from tests.tiny_vision import make_folder, make_picture, make_vision_model
 from tests.worker.link import Link, chat, open_link
 from tests.worker_process import WorkerProcess, run_worker
 
-pytestmark = pytest.mark.xdist_group("vision")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("vision")]
 
 FAMILY = "qwen2_vl"
 NUM_TOKENS = 12

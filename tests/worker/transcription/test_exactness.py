@@ -14,6 +14,8 @@ from tests.tiny_whisper import make_tokenizer
 from tests.worker.transcription.conftest import load_tiny_whisper
 from tests.worker.transcription.driving import Heard, ask, begin, generate, run, transcribe
 
+pytestmark = pytest.mark.slow  # real workers: seconds each
+
 SHORT_S, LONG_S = 4.0, 70.0
 
 
