@@ -35,7 +35,8 @@ def wait_for_settled_rows(num_rows: int) -> list[UsageRecord]:
         rows = list(UsageRecord.objects.exclude(status=UsageStatus.OPEN))
         if len(rows) == num_rows:
             return rows
-        assert time.monotonic() < deadline_s, "the rows were never settled"
+        every = list(UsageRecord.objects.values_list("endpoint", "status", "error_code"))
+        assert time.monotonic() < deadline_s, f"{num_rows} settled rows were expected, there is {every}"
 
 
 @dataclass(frozen=True)

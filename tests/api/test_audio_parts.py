@@ -105,6 +105,7 @@ def test_a_model_that_takes_no_recordings_says_so(api: Api) -> None:
         "messages[0].content[1]",
         "unsupported_parameter",
     )
+    wait_for_settled_rows(1)  # or the next test finds it
 
 
 @pytest.mark.slow
