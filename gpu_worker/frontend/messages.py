@@ -102,7 +102,9 @@ def _read_content(content: Any, param: str) -> str | list[Message]:
 
 def _is_media(part: Any) -> bool:
     """A picture or a recording whose bytes came along, as the web process sends it."""
-    return isinstance(part, dict) and part.get("type") in _FIELDS and isinstance(part.get("media"), str)
+    if not isinstance(part, dict) or not isinstance(part.get("media"), str):
+        return False
+    return isinstance(part.get("type"), str) and part["type"] in _FIELDS
 
 
 def _read_part(part: Any, param: str) -> str:

@@ -159,6 +159,8 @@ def test_tools_are_refused_where_they_cannot_work(build: Any, source: str) -> No
         (user(3), "invalid_request", "messages[0].content"),
         (user([{"type": "text"}]), "invalid_request", "messages[0].content[0].text"),
         (user([{"type": "hologram"}]), "invalid_request", "messages[0].content[0].type"),
+        (user([{"type": []}]), "invalid_request", "messages[0].content[0].type"),
+        (user([{"type": {}, "media": "m"}]), "invalid_request", "messages[0].content[0].type"),
         ([*user("a"), *user([{"type": "text", "text": "b"}, {}])], "invalid_request", "messages[1].content[1].type"),
         (user([{"type": "input_audio"}]), "unsupported", "messages[0].content[0]"),
         ([{"role": "user", "content": "a", "name": 1}], "invalid_request", "messages[0].name"),

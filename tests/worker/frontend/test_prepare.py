@@ -166,7 +166,7 @@ TEXT = st.text(max_size=6)
 ARGUMENTS = st.sampled_from(['{"a": 1}', "", '{"a": "\\ud800"}', '{"\\ud800": 1}', "[" * 2000, "null"]) | JSON
 PART = st.fixed_dictionaries(
     {"type": usually(st.sampled_from(["text", "refusal", "input_text"]), st.just("image_url") | JSON)},
-    optional={"text": usually(TEXT), "refusal": usually(TEXT)},
+    optional={"text": usually(TEXT), "refusal": usually(TEXT), "media": JSON},
 )
 TOOL_CALL = st.fixed_dictionaries(
     {"function": usually(st.fixed_dictionaries({"name": usually(TEXT)}, optional={"arguments": ARGUMENTS}))},
