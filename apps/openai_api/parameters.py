@@ -20,6 +20,7 @@ BOOKKEEPING: dict[str, str] = {
     "client_metadata": "labels that Codex and agents send along",
     "store": "completions are not stored",
     "service_tier": "there is one tier",
+    "stream_options": "where it is not honoured: responses have their usage always, and no padding",
     "prediction": "a hint for speed; the answer is the same without it",
     "prompt_cache_key": "a hint for speed; prefixes are cached for every request",
     "prompt_cache_retention": "a hint for speed",
@@ -93,6 +94,7 @@ COMPLETION_NEUTRAL: dict[str, tuple[Any, ...]] = _SHARED_NEUTRAL | {
 }
 # of /v1/responses
 RESPONSES_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "access_programs": (),
     "context_management": ([],),
     "conversation": (),
     "image": (),

@@ -1,7 +1,6 @@
 """POST /v1/audio/transcriptions and /translations over HTTP, answered by a real worker with a tiny speech model."""
 
 import http.client
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,42 +9,20 @@ import httpx
 import openai
 import pytest
 
-from apps.registry import directory
 from apps.usage.models import UsageStatus
-from apps.usage.recorder import recorder
 from tests.api.conftest import Api, wait_for_settled_rows
 from tests.api.sse import parse_events
+from tests.api.whisper_fixtures import audio_api, whisper_folder, whisper_worker
 from tests.factories import make_model, make_replica
 from tests.recordings import make_recording
-from tests.tiny_whisper import save_tiny_whisper
 from tests.worker_process import WorkerProcess, run_worker
 
+__all__ = ["audio_api", "whisper_folder", "whisper_worker"]  # fixtures
 pytestmark = pytest.mark.slow  # real workers: seconds each
 
 PATH = "/v1/audio/transcriptions"
 SHORT = make_recording(3.0)
 LONG = make_recording(65.0)
-
-
-@pytest.fixture(scope="module")
-def whisper_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_whisper(tmp_path_factory.mktemp("whisper"))
-
-
-@pytest.fixture(scope="module")
-def whisper_worker(whisper_folder: Path) -> Iterator[WorkerProcess]:
-    with run_worker(whisper_folder) as worker:
-        yield worker
-
-
-@pytest.fixture
-def audio_api(api: Api, whisper_worker: WorkerProcess) -> Iterator[Api]:
-    """The server, a key, and the model "whisper"."""
-    make_replica(make_model("whisper"), port=whisper_worker.port, token=whisper_worker.token)
-    directory.invalidate()
-    yield api
-    recorder.close()
-    directory.invalidate()
 
 
 def post(api: Api, audio: bytes = SHORT, path: str = PATH, **fields: Any) -> httpx.Response:

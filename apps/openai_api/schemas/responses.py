@@ -15,7 +15,7 @@ from apps.core.ids import new_response_id
 from apps.inference.requests import GenerationRequest
 from apps.openai_api.parameters import RESPONSES_NEUTRAL, check_fields
 from apps.openai_api.schemas.chat import ReasoningEffort, read_model
-from apps.openai_api.schemas.fields import Count, SamplingFields, StreamOptions, check_token_limits, decode_body
+from apps.openai_api.schemas.fields import Count, SamplingFields, check_token_limits, decode_body
 from apps.openai_api.schemas.responses_shape import Conversation, InputItem, convert_input
 from apps.openai_api.schemas.responses_tools import (
     OfferedTools,
@@ -76,7 +76,6 @@ class ResponsesBody(SamplingFields, frozen=True, kw_only=True):
     instructions: str | None = None
     previous_response_id: str | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
     store: bool | None = None
     background: bool | None = None
     tools: list[ResponsesTool] | None = None
@@ -93,7 +92,6 @@ class ResponsesBody(SamplingFields, frozen=True, kw_only=True):
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
-    service_tier: str | None = None
 
 
 HONOURED = frozenset(ResponsesBody.__struct_fields__) - {"max_tokens"}
