@@ -9,8 +9,9 @@ from apps.core.errors import ServiceError
 from apps.core.http import SSE_DONE, encode_json, encode_sse, encode_sse_comment
 from apps.inference.events import Waiting
 from apps.inference.generate import generate, load
-from apps.openai_api.encoders.chat import ChatFold, ChatStreamEncoder
-from apps.openai_api.encoders.completions import CompletionFold, CompletionStreamEncoder
+from apps.openai_api.answers import answer_chat, answer_completion
+from apps.openai_api.encoders.chat import ChatStreamEncoder
+from apps.openai_api.encoders.completions import CompletionStreamEncoder
 from apps.openai_api.http_consumer import HttpConsumer
 from apps.openai_api.merge import generate_all
 from apps.openai_api.schemas.chat import ChatCall, parse_chat
@@ -40,18 +41,9 @@ class ChatCompletionsConsumer(GenerationConsumer):
     async def respond(self, body: bytes) -> None:
         """Raises ServiceError."""
         call = parse_chat(body, self.caller)
-        await (self._stream(call) if call.request.stream else self._answer(call))
-
-    async def _answer(self, call: ChatCall) -> None:
-        fold = ChatFold(call.request)
-        async with aclosing(generate(call.request)) as events:
-            async for event in events:
-                match event:
-                    case Delta():
-                        fold.add_delta(event)
-                    case Finished():
-                        fold.add_finish(event)
-        await self.send_json(fold.encode())
+        if not call.request.stream:
+            return await self.send_json(await answer_chat(call))
+        await self._stream(call)
 
     async def _stream(self, call: ChatCall) -> None:
         encoder = ChatStreamEncoder(call.request, include_usage=call.include_usage)
@@ -79,18 +71,9 @@ class CompletionsConsumer(GenerationConsumer):
     async def respond(self, body: bytes) -> None:
         """Raises ServiceError."""
         call = parse_completion(body, self.caller)
-        await (self._stream(call) if call.requests[0].stream else self._answer(call))
-
-    async def _answer(self, call: CompletionCall) -> None:
-        fold = CompletionFold(call)
-        async with aclosing(generate_all(call.requests)) as events:
-            async for position, event in events:
-                match event:
-                    case Delta():
-                        fold.add_delta(position, event)
-                    case Finished():
-                        fold.add_finish(position, event)
-        await self.send_json(fold.encode())
+        if not call.requests[0].stream:
+            return await self.send_json(await answer_completion(call))
+        await self._stream(call)
 
     async def _stream(self, call: CompletionCall) -> None:
         encoder = CompletionStreamEncoder(call)

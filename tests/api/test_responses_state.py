@@ -196,7 +196,7 @@ def test_response_that_cannot_be_kept_fails(chat_api: Api, monkeypatch: pytest.M
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("apps.openai_api.responses_consumer.save_response", fail)
+    monkeypatch.setattr("apps.openai_api.response_answers.save_response", fail)
     assert chat_api.post(PATH, HELLO).status_code == 500
     events = ask_stream(chat_api)
     assert (events[-1]["type"], events[-1]["response"]["error"]["code"]) == ("response.failed", "server_error")
