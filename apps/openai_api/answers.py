@@ -22,13 +22,14 @@ _NUMBERS_AT_ONCE = 8192  # that are encoded before the event loop gets its turn
 async def answer_chat(call: ChatCall) -> bytes:
     """A chat completion. Raises ServiceError."""
     fold = ChatFold(call.request)
-    async with aclosing(generate(call.request)) as events:
-        async for event in events:
-            match event:
-                case Delta():
-                    fold.add_delta(event)
-                case Finished():
-                    fold.add_finish(event)
+    with call.naming():
+        async with aclosing(generate(call.request)) as events:
+            async for event in events:
+                match event:
+                    case Delta():
+                        fold.add_delta(event)
+                    case Finished():
+                        fold.add_finish(event)
     return fold.encode()
 
 

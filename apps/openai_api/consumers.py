@@ -43,7 +43,8 @@ class ChatCompletionsConsumer(GenerationConsumer):
         call = parse_chat(body, self.caller)
         if not call.request.stream:
             return await self.send_json(await answer_chat(call))
-        await self._stream(call)
+        with call.naming():
+            await self._stream(call)
 
     async def _stream(self, call: ChatCall) -> None:
         encoder = ChatStreamEncoder(call.request, include_usage=call.include_usage)

@@ -72,8 +72,6 @@ CHAT_NEUTRAL: dict[str, tuple[Any, ...]] = _SHARED_NEUTRAL | {
     "audio": (),
     "modalities": (["text"], []),
     "moderation": (),
-    "reasoning": ({}, {"effort": None}, {"effort": "medium"}, {"effort": "medium", "summary": "auto"}),
-    "text": ({}, {"format": {"type": "text"}}, {"format": {"type": "text"}, "verbosity": "medium"}),
     "verbosity": ("medium",),
     "web_search_options": (),
     "functions": ([],),

@@ -3,26 +3,28 @@
 https://platform.openai.com/docs/api-reference/chat/create, with the extensions of vLLM and transformers serve.
 """
 
-from typing import Annotated, Any, Literal, NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from django.conf import settings
 from msgspec import Meta
 
 from apps.accounts.caller import Caller
-from apps.core.errors import InvalidRequest
+from apps.core.errors import InvalidRequest, ServiceError
 from apps.core.ids import new_chat_completion_id
 from apps.inference.requests import GenerationRequest
 from apps.openai_api.parameters import CHAT_NEUTRAL, check_fields
 from apps.openai_api.schemas.fields import Count, StreamOptions, check_token_limits, decode_body
 from apps.openai_api.schemas.generation_config import read_generation_config
 from apps.openai_api.schemas.messages import Message, Tool, convert_messages, convert_tools
-from apps.openai_api.schemas.responses_shape import InputItem, convert_input
+from apps.openai_api.schemas.responses_fields import ReasoningEffort, ReasoningFields, TextFields
+from apps.openai_api.schemas.responses_shape import Conversation, InputItem, convert_input, rename_field
 from apps.openai_api.schemas.structure import StructureFields
-from apps.openai_api.schemas.tool_choice import read_tool_choice
+from apps.openai_api.schemas.tool_choice import read_tool_choice, translate_choice
+from gpu_worker.protocol import Structure
 
-# Which of them a model has, its worker knows.
-ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 # What the template's caller sets itself: a request may not put its own under these names.
 _RESERVED_TEMPLATE_KWARGS = frozenset(
     [
@@ -66,6 +68,8 @@ class ChatBody(StructureFields, frozen=True, kw_only=True):
     input: str | list[InputItem] | None = None
     instructions: str | None = None
     max_output_tokens: Count | None = None
+    reasoning: ReasoningFields | None = None
+    text: TextFields | None = None
 
 
 HONOURED = frozenset(ChatBody.__struct_fields__)
@@ -78,6 +82,19 @@ class ChatCall(NamedTuple):
 
     request: GenerationRequest
     include_usage: bool
+    conversation: Conversation | None = None  # of a body in the shape of the Responses API
+    names: dict[str, str] = {}  # how this body calls what the rest of the system calls otherwise
+
+    @contextmanager
+    def naming(self) -> Iterator[None]:
+        """Errors that are raised within call fields as the body does."""
+        try:
+            yield
+        except ServiceError as error:
+            if self.conversation is not None:
+                self.conversation.rename(error)
+            rename_field(error, self.names)
+            raise
 
 
 def parse_chat(body: bytes, caller: Caller) -> ChatCall:
@@ -86,7 +103,8 @@ def parse_chat(body: bytes, caller: Caller) -> ChatCall:
     chat = decode_body(_decoder, body)
     _check_template_fields(raw, chat)
     check_fields(raw, HONOURED, CHAT_NEUTRAL)
-    tools, tool_choice = read_tool_choice(chat.tool_choice, convert_tools(chat.tools))
+    tools, tool_choice = read_tool_choice(translate_choice(chat.tool_choice), convert_tools(chat.tools))
+    conversation = _read_input(chat)
     options = chat.stream_options
     return ChatCall(
         GenerationRequest(
@@ -95,7 +113,7 @@ def parse_chat(body: bytes, caller: Caller) -> ChatCall:
             model=read_model(chat.model),
             endpoint="chat.completions",
             kind="chat",
-            messages=_read_messages(chat),
+            messages=conversation.convert() if conversation else _read_messages(chat),
             sampling=_read_sampling(chat),
             n=chat.n or 1,
             stream=bool(chat.stream),
@@ -105,10 +123,12 @@ def parse_chat(body: bytes, caller: Caller) -> ChatCall:
             chat_template_kwargs=_read_template_kwargs(chat),
             continue_final_message=bool(chat.continue_final_message),
             enable_thinking=chat.enable_thinking,
-            reasoning_effort=chat.reasoning_effort,
-            structure=chat.to_structure(),
+            reasoning_effort=_read_effort(chat),
+            structure=_read_structure(chat),
         ),
         include_usage=bool(options and options.include_usage),
+        conversation=conversation,
+        names=_find_names(chat),
     )
 
 
@@ -121,13 +141,42 @@ def read_model(given: str | None) -> str:
 
 
 def _read_messages(chat: ChatBody) -> list[dict[str, Any]]:
+    if chat.messages is None:
+        raise InvalidRequest("'messages' is required.", param="messages")
+    return convert_messages(chat.messages)
+
+
+def _read_input(chat: ChatBody) -> Conversation | None:
+    """The shape of the Responses API, where the body has it."""
+    if chat.input is None and chat.instructions is None:
+        return None
     if chat.messages is not None:
-        if chat.input is not None or chat.instructions is not None:
-            raise InvalidRequest("Send either 'messages' or 'input' with 'instructions'.", param="input")
-        return convert_messages(chat.messages)
-    if chat.input is not None:
-        return convert_input(chat.input, chat.instructions).convert()
-    raise InvalidRequest("'messages' is required.", param="messages")
+        raise InvalidRequest("Send either 'messages' or 'input' with 'instructions'.", param="input")
+    if chat.input is None:
+        raise InvalidRequest("'messages' is required.", param="messages")
+    return convert_input(chat.input, chat.instructions)
+
+
+def _read_effort(chat: ChatBody) -> ReasoningEffort | None:
+    reasoning = chat.reasoning or ReasoningFields()
+    reasoning.check()
+    if None not in (reasoning.effort, chat.reasoning_effort) and reasoning.effort != chat.reasoning_effort:
+        raise InvalidRequest("'reasoning.effort' and 'reasoning_effort' differ.", param="reasoning.effort")
+    return chat.reasoning_effort or reasoning.effort
+
+
+def _find_names(chat: ChatBody) -> dict[str, str]:
+    names = {} if chat.input is None else {"messages": "input"}
+    if chat.reasoning_effort is None and chat.reasoning is not None:
+        names["reasoning_effort"] = names["enable_thinking"] = "reasoning.effort"
+    return names
+
+
+def _read_structure(chat: ChatBody) -> Structure | None:
+    structure, form = chat.to_structure(), (chat.text or TextFields()).to_structure()
+    if structure and form:
+        raise InvalidRequest(f"'text.format' cannot be combined with '{structure.param}'.", param="text.format")
+    return structure or form
 
 
 def _read_sampling(chat: ChatBody) -> dict[str, Any]:

@@ -25,7 +25,7 @@ StopString = Annotated[str, Meta(min_length=1, max_length=1000)]
 StopStrings = Annotated[list[StopString], Meta(max_length=MAX_STOP_STRINGS)]
 
 
-class StreamOptions(Struct, frozen=True):
+class StreamOptions(Struct, frozen=True, forbid_unknown_fields=True):
     """What a stream carries beside the answer. Obfuscation padding is accepted and not made."""
 
     include_usage: bool | None = None

@@ -1,7 +1,7 @@
 """Messages and tools as clients send them, and the one form in which the worker gets them.
 
-Tolerant where clients are known to differ: developer messages, content as parts, tools in the flat form of the
-Responses API, fields that a client echoes back from an earlier answer. What carries meaning that would be lost,
+Tolerant where clients are known to differ: content as parts, tools in the flat form of the Responses API or in
+Anthropic's, fields that a client echoes back from an earlier answer. What carries meaning that would be lost,
 a file for one, is refused.
 """
 
@@ -91,7 +91,7 @@ class FunctionSpec(Struct, frozen=True):
 
 
 class Tool(Struct, frozen=True):
-    """{"type": "function", "function": {…}}, or the flat form of the Responses API."""
+    """{"type": "function", "function": {…}}, the flat form of the Responses API, or Anthropic's with `input_schema`."""
 
     type: str = "function"
     function: FunctionSpec | None = None
@@ -99,6 +99,7 @@ class Tool(Struct, frozen=True):
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
+    input_schema: dict[str, Any] | None = None
 
 
 def convert_messages(messages: list[Message]) -> list[dict[str, Any]]:
@@ -119,9 +120,7 @@ def _convert_message(message: Message, path: str) -> dict[str, Any]:
     for name in ("function_call", "audio"):
         if getattr(message, name) is not None:
             raise UnsupportedParameter(f"'{path}.{name}' is not supported here.", param=f"{path}.{name}")
-    # Chat templates know no developer: it is OpenAI's newer name for system.
-    role = "system" if message.role == "developer" else message.role
-    converted: dict[str, Any] = {"role": role, "content": _convert_content(message, path)}
+    converted: dict[str, Any] = {"role": message.role, "content": _convert_content(message, path)}
     if message.name is not None:
         converted["name"] = message.name
     if message.tool_call_id is not None:
@@ -139,7 +138,7 @@ def _convert_content(message: Message, path: str) -> str | list[dict[str, Any]]:
     if isinstance(content, str):
         return content
     if content is None:
-        if message.role == "assistant" and (message.tool_calls or message.refusal or message.reasoning_content):
+        if message.role == "assistant":  # a call, a refusal, or an answer that was cut before it began
             return message.refusal or ""
         raise InvalidRequest(f"'{path}.content' is required.", param=f"{path}.content")
     paths = [f"{path}.content[{index}]" for index in range(len(content))]
@@ -208,13 +207,14 @@ def _convert_tool_call(call: ToolCall) -> dict[str, Any]:
 
 def convert_tool(tool: Tool, path: str) -> dict[str, Any]:
     """One tool, which errors call by its path. Raises InvalidRequest."""
-    if tool.type != "function":
+    is_anthropic = tool.type in ("function", "custom") and tool.input_schema is not None
+    if tool.type != "function" and not is_anthropic:
         raise UnsupportedParameter(f"'{path}': tools of type '{tool.type}' are not supported.", param=f"{path}.type")
     spec = tool.function
     if spec is None:
         if tool.name is None:
             raise InvalidRequest(f"'{path}.function' is required.", param=f"{path}.function")
-        spec = FunctionSpec(tool.name, tool.description, tool.parameters, tool.strict)
+        spec = FunctionSpec(tool.name, tool.description, tool.parameters or tool.input_schema, tool.strict)
     if not spec.name:
         raise InvalidRequest(f"'{path}.function.name' is empty.", param=f"{path}.function.name")
     function: dict[str, Any] = {"name": spec.name}

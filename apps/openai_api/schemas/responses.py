@@ -7,16 +7,17 @@ is handed in by who can read it: nothing here asks the database.
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from apps.accounts.caller import Caller
 from apps.core.errors import InvalidRequest, ServiceError, UnsupportedParameter
 from apps.core.ids import new_response_id
 from apps.inference.requests import GenerationRequest
 from apps.openai_api.parameters import RESPONSES_NEUTRAL, check_fields
-from apps.openai_api.schemas.chat import ReasoningEffort, read_model
+from apps.openai_api.schemas.chat import read_model
 from apps.openai_api.schemas.fields import Count, SamplingFields, check_token_limits, decode_body
-from apps.openai_api.schemas.responses_shape import Conversation, InputItem, convert_input
+from apps.openai_api.schemas.responses_fields import ReasoningFields, TextFields
+from apps.openai_api.schemas.responses_shape import Conversation, InputItem, convert_input, rename_field
 from apps.openai_api.schemas.responses_tools import (
     OfferedTools,
     ResponsesTool,
@@ -24,9 +25,7 @@ from apps.openai_api.schemas.responses_tools import (
     join_choice,
     read_tools,
 )
-from apps.openai_api.schemas.structure import ResponseFormat, read_response_format
 from apps.openai_api.schemas.tool_choice import read_tool_choice
-from gpu_worker.protocol import Structure
 
 LOGPROBS = "message.output_text.logprobs"
 # The others name output of tools that this server does not run, and reasoning that is encrypted: here it is readable.
@@ -49,23 +48,6 @@ _NAMES = {
     "reasoning_effort": "reasoning.effort",
     "enable_thinking": "reasoning.effort",
 }
-
-
-class ReasoningFields(Struct, frozen=True, forbid_unknown_fields=True):
-    """How much a model thinks. There is nobody who summarises it: it is in the answer as it is."""
-
-    effort: ReasoningEffort | None = None
-    summary: Literal["auto", "concise", "detailed"] | None = None
-    generate_summary: Literal["auto", "concise", "detailed"] | None = None
-    context: Literal["auto"] | None = None
-    mode: Literal["standard"] | None = None
-
-
-class TextFields(Struct, frozen=True, forbid_unknown_fields=True):
-    """The form of the answer."""
-
-    format: ResponseFormat | None = None
-    verbosity: Literal["low", "medium", "high"] | None = None
 
 
 class ResponsesBody(SamplingFields, frozen=True, kw_only=True):
@@ -131,9 +113,7 @@ class PreparedCall(NamedTuple):
                 error.message = error.message.replace(place, origin)
                 error.param = error.param.replace(place, origin, 1)
                 return
-        if name := _NAMES.get(error.param or ""):
-            error.message = error.message.replace(f"'{error.param}'", f"'{name}'")
-            error.param = name
+        rename_field(error, _NAMES)
 
 
 def parse_response(body: bytes, caller: Caller) -> ResponsesCall:
@@ -144,7 +124,7 @@ def parse_response(body: bytes, caller: Caller) -> ResponsesCall:
     response = msgspec.structs.replace(response, tool_choice=flatten_choice(response.tool_choice))
     if response.input is None:
         raise InvalidRequest("'input' is required.", param="input")
-    _check_reasoning(response.reasoning or ReasoningFields())
+    (response.reasoning or ReasoningFields()).check()
     _check_background(response)
     offered = read_tools(response.tools)
     tools, tool_choice = read_tool_choice(join_choice(response.tool_choice), offered.functions)
@@ -160,7 +140,7 @@ def parse_response(body: bytes, caller: Caller) -> ResponsesCall:
         tool_choice=tool_choice,
         parallel_tool_calls=response.parallel_tool_calls is not False,
         reasoning_effort=response.reasoning.effort if response.reasoning else None,
-        structure=_read_structure(response.text or TextFields()),
+        structure=(response.text or TextFields()).to_structure(),
     )
     items = [] if isinstance(response.input, str) else response.input
     references = [_read_reference(item, index) for index, item in enumerate(items) if item.type == "item_reference"]
@@ -187,25 +167,6 @@ def _read_sampling(body: ResponsesBody) -> dict[str, Any]:
     if body.top_logprobs or LOGPROBS in (body.include or ()):
         sampling["top_logprobs"] = body.top_logprobs or 0
     return sampling
-
-
-def _read_structure(text: TextFields) -> Structure | None:
-    if text.verbosity not in (None, "medium"):
-        message = "'text.verbosity' can be \"medium\" here: no model has another."
-        raise UnsupportedParameter(message, param="text.verbosity")
-    given = text.format
-    if given is None:
-        return None
-    if given.type == "json_schema" and given.json_schema is None and bytes(given.schema) == b"null":
-        raise InvalidRequest("'text.format.schema' is required.", param="text.format.schema")
-    return read_response_format(given, "text.format")
-
-
-def _check_reasoning(reasoning: ReasoningFields) -> None:
-    for name in ("summary", "generate_summary"):
-        if getattr(reasoning, name) not in (None, "auto"):
-            message = f"'reasoning.{name}' can be \"auto\" here: reasoning is given in full and not summarised."
-            raise UnsupportedParameter(message, param=f"reasoning.{name}")
 
 
 def _check_background(body: ResponsesBody) -> None:

@@ -5,6 +5,7 @@ https://platform.openai.com/docs/api-reference/responses/create#responses-create
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -64,6 +65,13 @@ class Conversation(NamedTuple):
             return origin
         is_output = self.messages[index].role == "tool"
         return origin + (place[2].replace(".content", ".output", 1) if is_output else place[2])
+
+
+def rename_field(error: ServiceError, names: Mapping[str, str]) -> None:
+    """Have the error call a field of these by its other name."""
+    if name := names.get(error.param or ""):
+        error.message = error.message.replace(f"'{error.param}'", f"'{name}'")
+        error.param = name
 
 
 def convert_input(

@@ -33,6 +33,24 @@ def read_tool_choice(given: ToolChoice | None, tools: Tools | None) -> tuple[Too
     raise InvalidRequest(f"'{_PARAM}' cannot be {given!r}.", param=_PARAM)
 
 
+def translate_choice(given: ToolChoice | None) -> ToolChoice | None:
+    """Anthropic's spelling in OpenAI's: clients that send its tools to chat completions send this too.
+
+    Raises UnsupportedParameter. https://docs.anthropic.com/en/api/messages#body-tool-choice
+    """
+    if isinstance(given, dict) and given.get("disable_parallel_tool_use"):
+        message = f"'{_PARAM}.disable_parallel_tool_use': send 'parallel_tool_calls'."
+        raise UnsupportedParameter(message, param=f"{_PARAM}.disable_parallel_tool_use")
+    match given:
+        case {"type": "auto" | "none" as kind}:
+            return str(kind)
+        case {"type": "any"}:
+            return "required"
+        case {"type": "tool", "name": name}:
+            return {"type": "function", "function": {"name": name}}
+    return given
+
+
 def _read_allowed(allowed: Any, tools: Tools | None) -> tuple[Tools, str]:
     """OpenAI's subset of the tools: the others are not offered."""
     mode, listed = (allowed.get("mode"), allowed.get("tools")) if isinstance(allowed, dict) else (None, None)
