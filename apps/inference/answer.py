@@ -1,13 +1,16 @@
 """One request's answer as it grows, over however many replicas: what to ask next, what to pass on, what to record."""
 
+import asyncio
 import time
 from functools import partial
+from types import TracebackType
+from typing import Self
 
 import msgspec
 
 from apps.core.errors import InvalidRequest, PayloadTooLarge, ServiceError
 from apps.inference import metrics
-from apps.inference.clients.base import LinkLost, ReplicaLink, RequestStream
+from apps.inference.clients.base import LinkLost, ReplicaLink, RequestStream, SlowConsumer
 from apps.inference.events import Event, Waiting
 from apps.inference.requests import AnyRequest, GenerationRequest, PoolingRequest, TranscriptionRequest
 from apps.inference.sampling import resolve_sampling
@@ -34,7 +37,11 @@ from gpu_worker.protocol import (
 
 
 class Answer:
-    """Made when a request is admitted: opens its line in the ledger. Used by one task."""
+    """Made when a request is admitted: opens its line in the ledger, and settles it when it is left, as by `with`.
+
+    Used by one task. Leaving awaits nothing: a generator may also be closed by the garbage collector or with its event
+    loop.
+    """
 
     def __init__(self, request: AnyRequest, model: ModelSpec) -> None:
         self.has_started = False
@@ -61,6 +68,19 @@ class Answer:
         recorder.open(self.entry)
         metrics.IN_FLIGHT.inc()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        has_left = isinstance(error, asyncio.CancelledError | GeneratorExit)
+        if error is None or (has_left and self.is_complete):  # who leaves after the last event has had everything
+            status = UsageStatus.OK
+        else:
+            status = UsageStatus.CANCELLED if has_left or isinstance(error, SlowConsumer) else UsageStatus.ERROR
+        self._close(status, error if isinstance(error, ServiceError) else None)
+
     @property
     def lacks_row(self) -> bool:
         """Whether what is told next would reach the client before the ledger knows of it.
@@ -68,8 +88,7 @@ class Answer:
         An answer that is not streamed is out with its last event: by then a short one has its line and its end
         written together.
         """
-        is_out = self.has_output if self._request.stream else self.is_complete
-        return is_out and not self.entry.is_durable
+        return not self.entry.is_durable and (self.has_output if self._request.stream else self.is_complete)
 
     def submit_to(self, link: ReplicaLink) -> RequestStream:
         """Begin the next attempt, at a link that is ready: the request, and the tokens that were already passed on.
@@ -94,9 +113,11 @@ class Answer:
     def take(self, event: Started | Progress | Delta | Vectors | Finished) -> Event | None:
         """What the client is to be told of it: None where a resumed attempt says again what was said before."""
         if isinstance(event, Delta):
-            self._note_output()
+            if not self.has_output:
+                self._note_output()
             self._token_ids[event.index] += event.token_ids
-            self._transcript = event.transcript or self._transcript
+            if event.transcript is not None:
+                self._transcript = event.transcript
             self.entry.completion_tokens += len(event.token_ids)
             return event
         if isinstance(event, Vectors):
@@ -112,7 +133,7 @@ class Answer:
             return None if self.has_output else Waiting("queued", queue_position=event.queue_position)
         return self._finish(event)
 
-    def close(self, status: UsageStatus, error: ServiceError | None) -> None:
+    def _close(self, status: UsageStatus, error: ServiceError | None) -> None:
         """Stop what still runs and settle, now or as soon as the engine has said its final counts. Never blocks."""
         settle = partial(self._settle, status, error)
         if self._link is None or self._stream is None:

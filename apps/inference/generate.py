@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 from apps.accounts.caller import Caller
-from apps.core.errors import RequestTimeout, ServiceError, Unavailable, UnsupportedParameter
+from apps.core.errors import Unavailable, UnsupportedParameter
 from apps.inference import metrics
 from apps.inference.answer import Answer
-from apps.inference.clients.base import LinkLost, SlowConsumer
+from apps.inference.clients.base import LinkLost
 from apps.inference.events import Event, Waiting
 from apps.inference.media import load_media
 from apps.inference.pool import get_pool
@@ -15,7 +15,6 @@ from apps.inference.requests import AnyRequest, GenerationRequest
 from apps.inference.router import Route, find_affinity
 from apps.registry import directory
 from apps.usage.entry import Entry
-from apps.usage.models import UsageStatus
 from apps.usage.recorder import recorder
 from gpu_worker.protocol import Failed
 
@@ -31,49 +30,28 @@ async def generate(request: AnyRequest) -> AsyncGenerator[Event, None]:
     if model.adapter is not None and not isinstance(request, GenerationRequest):
         raise UnsupportedParameter(f"'{model.name}' is an adapter: it is for chat and text completions.", param="model")
     request = await load_media(request)
-    answer = Answer(request, model)
-    status = UsageStatus.ERROR
-    error: ServiceError | None = None
-    try:
-        async for event in _run(answer, Route(model, find_affinity(request))):
-            yield event
-        status = UsageStatus.OK
-    except SlowConsumer:
-        status, error = UsageStatus.CANCELLED, RequestTimeout("The answer was read too slowly.", code="client_too_slow")
-        raise error from None
-    except ServiceError as raised:
-        error = raised
-        raise
-    except (asyncio.CancelledError, GeneratorExit):
-        # A client that leaves after the last event has had everything.
-        status = UsageStatus.OK if answer.is_complete else UsageStatus.CANCELLED
-        raise
-    finally:
-        # Nothing is awaited here: a generator may also be closed by the garbage collector or with its event loop.
-        answer.close(status, error)
-
-
-async def _run(answer: Answer, route: Route) -> AsyncGenerator[Event, None]:
-    """Route, stream, and resume elsewhere until the answer is complete."""
-    while not answer.is_complete:
-        while isinstance(step := await route.next(), Waiting):
-            if not answer.has_started:
-                yield step
-        try:
-            stream = answer.submit_to(step)
-            while not answer.is_complete:
-                event = await stream.get()
-                if isinstance(event, Failed):
-                    route.leave(step, event)
-                    break
-                told = answer.take(event)
-                if answer.lacks_row:
-                    await _wait_until_durable(answer.entry)
-                if told is not None:
-                    yield told
-        except LinkLost:
-            metrics.FAILOVERS.labels(answer.entry.model_name).inc()
-            route.lose(has_started=answer.has_started)
+    route = Route(model, find_affinity(request))
+    with Answer(request, model) as answer:
+        while not answer.is_complete:  # one replica after the other
+            while isinstance(step := await route.next(), Waiting):
+                if not answer.has_started:
+                    yield step
+            try:
+                stream = answer.submit_to(step)
+                while not answer.is_complete:
+                    while (event := stream.pop()) is None:
+                        await stream.wait()
+                    if isinstance(event, Failed):
+                        route.leave(step, event)
+                        break
+                    told = answer.take(event)
+                    if answer.lacks_row:
+                        await _wait_until_durable(answer.entry)
+                    if told is not None:
+                        yield told
+            except LinkLost:
+                metrics.FAILOVERS.labels(answer.entry.model_name).inc()
+                route.lose(has_started=answer.has_started)
 
 
 async def load(model: str, caller: Caller) -> AsyncGenerator[Waiting, None]:

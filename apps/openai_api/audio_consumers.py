@@ -29,7 +29,7 @@ class TranscriptionsConsumer(GenerationConsumer):
     async def respond(self, body: Form) -> None:
         """Raises ServiceError."""
         call = parse_transcription(body, self.caller, self.task)
-        await (self._stream(call) if call.request.stream else self._answer(call))
+        await (self.run_stream(self._stream(call)) if call.request.stream else self._answer(call))
 
     async def _answer(self, call: TranscriptionCall) -> None:
         fold = TranscriptionFold(call)

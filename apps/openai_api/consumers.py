@@ -44,7 +44,7 @@ class ChatCompletionsConsumer(GenerationConsumer):
         if not call.request.stream:
             return await self.send_json(await answer_chat(call))
         with call.naming():
-            await self._stream(call)
+            await self.run_stream(self._stream(call))
 
     async def _stream(self, call: ChatCall) -> None:
         encoder = ChatStreamEncoder(call.request, include_usage=call.include_usage)
@@ -74,7 +74,7 @@ class CompletionsConsumer(GenerationConsumer):
         call = parse_completion(body, self.caller)
         if not call.requests[0].stream:
             return await self.send_json(await answer_completion(call))
-        await self._stream(call)
+        await self.run_stream(self._stream(call))
 
     async def _stream(self, call: CompletionCall) -> None:
         encoder = CompletionStreamEncoder(call)

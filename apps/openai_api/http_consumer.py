@@ -6,6 +6,7 @@ connection for as long as a stream is open.
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Coroutine
 from typing import Any, cast
 
 from channels.consumer import AsyncConsumer
@@ -71,6 +72,10 @@ class HttpConsumer(AsyncConsumer):
         """Answer. Raises ServiceError: an HTTP status before the first byte, an error event after it."""
         raise NotImplementedError
 
+    async def run_stream(self, stream: Coroutine[Any, Any, None]) -> None:
+        """Run it in a task of its own: each chunk then wakes the stream alone, not the dozen callers around it too."""
+        await asyncio.create_task(stream)
+
     async def send_json(self, body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> None:
         """The whole response."""
         await self.send_body(body, JSON_HEADER, status, headers)
@@ -95,10 +100,10 @@ class HttpConsumer(AsyncConsumer):
         self._last_write = self._loop.time()
         self._keepalive = self._loop.call_later(settings.SSE_KEEPALIVE_S, self._send_keepalive)
 
-    async def write_sse(self, events: bytes) -> None:
-        """Whole events. Returns when the connection has room again."""
+    def write_sse(self, events: bytes) -> Awaitable[None]:
+        """Whole events; done when the connection has room again. To be awaited at once."""
         self._last_write = self._loop.time()
-        await self._send({"type": "http.response.body", "body": events, "more_body": True})
+        return self._send({"type": "http.response.body", "body": events, "more_body": True})
 
     async def finish_sse(self, events: bytes) -> None:
         """The last events of the stream."""
@@ -142,11 +147,14 @@ class HttpConsumer(AsyncConsumer):
     def _send_keepalive(self) -> None:
         idle_s = self._loop.time() - self._last_write
         if idle_s >= settings.SSE_KEEPALIVE_S:
-            task = self._loop.create_task(self.write_sse(encode_sse_comment("keep-alive")))
+            task = self._loop.create_task(self._write_comment("keep-alive"))
             self._comments.add(task)
             task.add_done_callback(self._comments.discard)
             idle_s = 0.0
         self._keepalive = self._loop.call_later(settings.SSE_KEEPALIVE_S - idle_s, self._send_keepalive)
+
+    async def _write_comment(self, text: str) -> None:
+        await self.write_sse(encode_sse_comment(text))
 
     def _stop_keepalive(self) -> None:
         if self._keepalive is not None:

@@ -27,7 +27,7 @@ class ResponsesConsumer(GenerationConsumer):
         if not answer.call.request.stream:
             return await self.send_json(await answer.answer())
         async with aclosing(answer.generate(await answer.prepare())) as events:
-            await self._stream(events)
+            await self.run_stream(self._stream(events))
 
     def encode_failure(self, error: ServiceError) -> bytes:
         """A response that has begun ends with response.failed, a mere wait with an error."""

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+from apps.core.errors import RequestTimeout
 from gpu_worker.protocol import Delta, Failed, Finished, ModelInfo, Progress, Started, Submission, Usage, Vectors
 
 StreamEvent = Started | Progress | Delta | Vectors | Finished | Failed
@@ -20,8 +21,13 @@ class LinkLost(Exception):
     """The replica's connection has ended: nothing more comes of this attempt; another replica may continue it."""
 
 
-class SlowConsumer(Exception):
+class SlowConsumer(RequestTimeout):
     """The reader of this stream left more than MAX_BUFFERED_EVENTS unread; the request has been aborted."""
+
+    code = "client_too_slow"
+
+    def __init__(self) -> None:
+        super().__init__("The answer was read too slowly.")
 
 
 class RequestStream:
@@ -32,33 +38,41 @@ class RequestStream:
         self.usage: Usage | None = None  # set by the link when the engine has said the final counts
         self.error: Exception | None = None
         self._events: deque[StreamEvent] = deque()
+        self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[None] | None = None
 
-    async def get(self) -> StreamEvent:
-        """The next event. What has arrived is handed out first, then raises LinkLost or SlowConsumer."""
-        while not self._events:
-            if self.error is not None:
-                raise self.error
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        return self._events.popleft()
+    def pop(self) -> StreamEvent | None:
+        """The next event, or None for now. Raises LinkLost or SlowConsumer once what has arrived is handed out."""
+        if self._events:
+            return self._events.popleft()
+        if self.error is not None:
+            raise self.error
+        return None
+
+    def wait(self) -> asyncio.Future[None]:
+        """Done when there is something to `pop`. To be awaited at once."""
+        self._waiter = self._loop.create_future()
+        return self._waiter
 
     def push(self, event: StreamEvent) -> bool:
         """Called by the link. False when the reader has fallen too far behind: the event is dropped."""
         if len(self._events) >= MAX_BUFFERED_EVENTS:
             return False
         self._events.append(event)
-        self._wake()
+        if self._waiter is not None:
+            self._wake()
         return True
 
     def fail(self, error: Exception) -> None:
         """Called by the link: the stream ends with this error once what has arrived is read."""
         self.error = error
-        self._wake()
+        if self._waiter is not None:
+            self._wake()
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
 
 class ReplicaLink(Protocol):

@@ -205,7 +205,7 @@ class NativeLink:
     def _dispatch(self, events: list[FromWorker]) -> None:
         """Hand one step's events to their streams. The hot loop of the web process: no awaits, no tasks."""
         for event in events:
-            if not isinstance(event, _OfRequest):
+            if type(event) is not Delta and not isinstance(event, _OfRequest):
                 self._note_state(event)
                 continue
             stream = self._streams.get(event.id)
