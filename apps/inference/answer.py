@@ -186,6 +186,7 @@ class Answer:
             reasoning_effort=request.reasoning_effort,
             reasoning=self._model.reasoning,
             echo=request.echo,
+            suffix=request.suffix,
             n=request.n,
             user=f"user-{request.caller.user_id}",
             priority=request.priority,

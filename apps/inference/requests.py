@@ -33,6 +33,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     enable_thinking: bool | None = None
     reasoning_effort: str | None = None
     echo: bool = False
+    suffix: str = ""
     structure: Structure | None = None
     priority: int = 0
     # A part {"type": "image_url", "image_url": URL} of `messages` is loaded by `generate()` and moves here.

@@ -47,7 +47,6 @@ BOOKKEEPING: dict[str, str] = {
 
 # field -> the values that ask for what happens anyway; null is always one of them
 _SHARED_NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "best_of": (1,),
     "use_beam_search": (False,),
     "length_penalty": (1, 1.0),
     "early_stopping": (False,),
@@ -69,6 +68,7 @@ _SHARED_NEUTRAL: dict[str, tuple[Any, ...]] = {
     "add_special_tokens": (),
 }
 CHAT_NEUTRAL: dict[str, tuple[Any, ...]] = _SHARED_NEUTRAL | {
+    "best_of": (1,),
     "audio": (),
     "modalities": (["text"], []),
     "moderation": (),
@@ -87,7 +87,6 @@ CHAT_NEUTRAL: dict[str, tuple[Any, ...]] = _SHARED_NEUTRAL | {
     "models": ([],),
 }
 COMPLETION_NEUTRAL: dict[str, tuple[Any, ...]] = _SHARED_NEUTRAL | {
-    "suffix": ("",),
     "prompt_embeds": (),
 }
 # of /v1/responses

@@ -12,7 +12,8 @@ from gpu_worker.engine.media import Media
 from gpu_worker.frontend.answer import AnswerStream, EndRules
 from gpu_worker.frontend.chat_template import ChatTemplate, RenderedPrompt
 from gpu_worker.frontend.detokenize import build_detokenizer
-from gpu_worker.frontend.errors import RequestRejected, check_text, invalid
+from gpu_worker.frontend.errors import RequestRejected, check_text, invalid, unsupported
+from gpu_worker.frontend.fill_in import FillIn
 from gpu_worker.frontend.grammars import GrammarCompiler, build_vocabulary
 from gpu_worker.frontend.media import MediaReader
 from gpu_worker.frontend.parsers import NO_NAMES, ParserNames
@@ -70,6 +71,7 @@ class Frontend:
         """Raises ValueError for a parser that this model does not have."""
         self.tokenizer = TextTokenizer(tokenizer)
         self.media = media
+        self._fill_in = FillIn(self.tokenizer, limits.vocab_size)
         self.template = ChatTemplate(
             tokenizer,
             chat_template,
@@ -96,7 +98,7 @@ class Frontend:
         grammar = self._structures.build(request, rendered)
         prompt, media = self._tokenize(request, rendered)
         max_tokens = self._resolve_max_tokens(request, len(prompt))
-        eos_token_ids = frozenset() if request.sampling.ignore_eos else self.limits.eos_token_ids
+        eos_token_ids = self._find_ends(request)
         rules = EndRules(
             end_token_ids=eos_token_ids,
             stop_token_ids=frozenset(request.sampling.stop_token_ids),
@@ -107,7 +109,7 @@ class Frontend:
         return PreparedRequest(
             prompt_token_ids=prompt,
             max_tokens=max_tokens,
-            echo_text=self._find_echo_text(request, prompt),
+            echo_text=self._find_echo_text(request),
             eos_token_ids=eos_token_ids,
             ends_by_text=bool(request.sampling.stop) or rules.single_call,
             choices=[
@@ -144,6 +146,8 @@ class Frontend:
             pieces = (self.tokenizer.encode(piece, add_special_tokens=False) for piece in rendered.pieces)
             token_ids = self.media.find_prefix(rendered.text) if self.media is not None else []
             token_ids += [token_id for piece in pieces for token_id in piece]
+        elif request.suffix:
+            token_ids = self._fill_gap(prompt, request.suffix)
         elif isinstance(prompt, str):
             token_ids = self.tokenizer.encode(check_text(prompt, "prompt"), add_special_tokens=True)
         else:
@@ -152,6 +156,21 @@ class Frontend:
         if not token_ids:
             raise invalid("The prompt must not be empty.", _prompt_param(request))
         return token_ids, None
+
+    def _fill_gap(self, prompt: str | list[int] | None, suffix: str) -> list[int]:
+        if not self._fill_in.is_supported:
+            raise unsupported("This model was not taught to fill gaps: its tokenizer has no tokens for it.", "suffix")
+        if isinstance(prompt, list):
+            check_token_ids(prompt, self.limits.vocab_size, "prompt")
+        else:
+            check_text(prompt or "", "prompt")
+        return self._fill_in.encode(prompt or "", check_text(suffix, "suffix"))
+
+    def _find_ends(self, request: Generate) -> frozenset[int]:
+        """The tokens that end an answer and are not shown."""
+        if request.sampling.ignore_eos:
+            return frozenset()
+        return self.limits.eos_token_ids | (self._fill_in.end_token_ids if request.suffix else frozenset())
 
     def _resolve_max_tokens(self, request: Generate, num_prompt: int) -> int:
         """As asked for, but no more than fits. Raises RequestRejected when not even one token does."""
@@ -170,10 +189,11 @@ class Frontend:
             )
         raise RequestRejected("context_length_exceeded", start + detail, param)
 
-    def _find_echo_text(self, request: Generate, prompt: list[int]) -> str:
+    def _find_echo_text(self, request: Generate) -> str:
         if not request.echo:
             return ""
-        return request.prompt if isinstance(request.prompt, str) else self.tokenizer.decode(prompt)
+        prompt = request.prompt or ""
+        return prompt if isinstance(prompt, str) else self.tokenizer.decode(prompt)
 
     def _read_resume(self, request: Generate, max_tokens: int) -> dict[int, list[int]]:
         return {entry.index: self._check_resume(entry, request, max_tokens) for entry in request.resume or ()}

@@ -58,6 +58,15 @@ class TextTokenizer:
         """Ids of the added tokens whose text is one of `contents`."""
         return frozenset(i for i, token in self._added.items() if str(token.content) in contents)
 
+    def find_token(self, content: str) -> int | None:
+        """The id of the token that the vocabulary spells so."""
+        if self._backend is not None:
+            return self._backend.token_to_id(content)
+        with self._lock:
+            token_id = self.hf.convert_tokens_to_ids(content)
+            known = isinstance(token_id, int) and self.hf.convert_ids_to_tokens(token_id) == content
+        return token_id if known else None
+
     @cached_property
     def drops_first_space(self) -> bool:
         """Whether a text loses the space that its first token begins with, as SentencePiece has it."""

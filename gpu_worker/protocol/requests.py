@@ -92,6 +92,7 @@ class Generate(msgspec.Struct, frozen=True, omit_defaults=True, tag="generate"):
     reasoning_effort: str | None = None
     reasoning: ReasoningSetting = "auto"
     adapter: AdapterRef | None = None
+    suffix: str = ""  # completion: the text after the answer, for models that were taught to fill gaps
 
 
 class Embed(msgspec.Struct, frozen=True, omit_defaults=True, tag="embed"):

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from apps.usage.models import UsageRecord
 from apps.usage.recorder import recorder
 from gpu_worker.protocol import Delta, TokenLogprob, TopLogprob
@@ -88,3 +90,43 @@ def test_logprobs_zero_are_of_the_chosen_tokens_alone(chat_api: Api, worker: Scr
     logprobs = chat_api.post(PATH, ONCE | {"logprobs": 0}).json()["choices"][0]["logprobs"]
     assert logprobs == {"tokens": ["c"], "token_logprobs": [-0.5], "top_logprobs": None, "text_offset": [0]}
     assert worker.generates[0].sampling.top_logprobs == 0
+
+
+def test_the_best_are_shown_in_order_and_all_are_counted(chat_api: Api, worker: ScriptedWorker) -> None:
+    token = TokenLogprob(4, "c", -0.5, b"c", [])
+    worker.reply(Answer(deltas=(Delta("", text="c", logprobs=[token]),)))
+    answer = chat_api.post(PATH, ONCE | {"prompt": ["a", "b"], "n": 2, "best_of": 3}).json()
+    assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2, 3]
+    assert all(choice["logprobs"] is None for choice in answer["choices"])
+    assert answer["usage"]["completion_tokens"] == 6
+    assert {(sent.n, sent.sampling.top_logprobs) for sent in worker.generates} == {(3, 0)}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"n": 2, "best_of": 1}, "best_of"),
+        ({"best_of": 2, "stream": True}, "best_of"),
+        ({"best_of": 2, "echo": True}, "best_of"),
+        ({"best_of": 129}, "best_of"),
+        ({"prompt": ["a"] * 3, "best_of": 64}, "prompt"),
+        ({"suffix": 3}, "suffix"),
+        ({"prompt": [1, "a"]}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": [[]]}, "prompt"),
+        ({"prompt": None}, "prompt"),
+    ],
+)
+def test_impossible_completions_are_refused_by_name(chat_api: Api, fields: dict[str, Any], param: str) -> None:
+    response = chat_api.post(PATH, ONCE | fields)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+
+
+def test_best_of_as_many_as_n_is_nothing_special(chat_api: Api, worker: ScriptedWorker) -> None:
+    assert chat_api.post(PATH, ONCE | {"n": 2, "best_of": 2, "stream": True}).status_code == 200
+    assert worker.generates[0].sampling.top_logprobs is None
+
+
+def test_suffix_reaches_the_worker(chat_api: Api, worker: ScriptedWorker) -> None:
+    chat_api.post(PATH, ONCE | {"suffix": "the end"})
+    assert worker.generates[0].suffix == "the end"

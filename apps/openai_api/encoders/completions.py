@@ -5,6 +5,7 @@ list: choice i of prompt p has the index p * n + i. Knows nothing of HTTP.
 """
 
 import itertools
+import math
 import time
 from typing import Any
 
@@ -58,47 +59,66 @@ class CompletionFold:
 
     def __init__(self, call: CompletionCall) -> None:
         self._head = _make_head(call)
-        self._n = call.requests[0].n
-        self._choices = [_ChoiceFold(index) for index in range(self._n * len(call.requests))]
+        self._num_generated = call.requests[0].n
+        self._num_shown = call.n
+        self._shows_logprobs = call.shows_logprobs
+        self._choices = [_ChoiceFold() for _ in range(self._num_generated * len(call.requests))]
         self._usage = Usage()
 
     def add_delta(self, position: int, delta: Delta) -> None:
         """Append to its choice."""
-        self._choices[position * self._n + delta.index].add(delta)
+        self._choices[position * self._num_generated + delta.index].add(delta)
 
     def add_finish(self, position: int, finished: Finished) -> None:
         """End a choice."""
-        self._choices[position * self._n + finished.index].finish_reason = encode_finish_reason(finished.reason)
+        choice = self._choices[position * self._num_generated + finished.index]
+        choice.finish_reason = encode_finish_reason(finished.reason)
         if finished.last:
             self._usage = add_usage(self._usage, finished.usage)
 
     def encode(self) -> bytes:
         """The whole answer as JSON. To be called after the last event."""
-        choices = [choice.make() for choice in self._choices]
-        return encode_json({**self._head, "choices": choices, "usage": encode_usage(self._usage)})
+        n, choices = self._num_generated, self._choices
+        groups = (choices[start : start + n] for start in range(0, len(choices), n))
+        shown = [choice for group in groups for choice in _pick_best(group, self._num_shown)]
+        made = [choice.make(index, self._shows_logprobs) for index, choice in enumerate(shown)]
+        return encode_json({**self._head, "choices": made, "usage": encode_usage(self._usage)})
 
 
 class _ChoiceFold:
     """One choice in the making."""
 
-    def __init__(self, index: int) -> None:
-        self._index = index
+    def __init__(self) -> None:
         self._texts: list[str] = []
         self._logprobs: list[TokenLogprob] | None = None
         self.finish_reason: str | None = None
+
+    @property
+    def mean_logprob(self) -> float:
+        """Of its tokens; of no tokens, less than any."""
+        logprobs = self._logprobs
+        return sum(token.logprob for token in logprobs) / len(logprobs) if logprobs else -math.inf
 
     def add(self, delta: Delta) -> None:
         self._texts.append(delta.text)
         if delta.logprobs is not None:
             self._logprobs = (self._logprobs or []) + delta.logprobs
 
-    def make(self) -> dict[str, Any]:
+    def make(self, index: int, shows_logprobs: bool) -> dict[str, Any]:
+        logprobs = self._logprobs if shows_logprobs else None
         return {
-            "index": self._index,
+            "index": index,
             "text": "".join(self._texts),
-            "logprobs": None if self._logprobs is None else _make_logprobs(self._logprobs, 0),
+            "logprobs": None if logprobs is None else _make_logprobs(logprobs, 0),
             "finish_reason": self.finish_reason,
         }
+
+
+def _pick_best(choices: list[_ChoiceFold], count: int) -> list[_ChoiceFold]:
+    """The likeliest of the choices of one prompt, best first; where all are shown, in their order."""
+    if len(choices) == count:
+        return choices
+    return sorted(choices, key=lambda choice: choice.mean_logprob, reverse=True)[:count]
 
 
 def _make_head(call: CompletionCall) -> dict[str, Any]:

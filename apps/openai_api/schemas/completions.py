@@ -25,6 +25,7 @@ from apps.openai_api.schemas.generation_config import read_generation_config
 from apps.openai_api.schemas.structure import StructureFields
 
 MAX_CHOICES = 128  # prompts times n
+MAX_SUFFIX_CHARS = 1_000_000
 DEFAULT_MAX_TOKENS = 16  # OpenAI's, of this endpoint alone
 
 
@@ -38,6 +39,8 @@ class CompletionBody(StructureFields, frozen=True, kw_only=True):
     n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
     logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
     echo: bool | None = None
+    suffix: Annotated[str, Meta(max_length=MAX_SUFFIX_CHARS)] | None = None
+    best_of: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
     generation_config: str | dict[str, Any] | None = None
 
 
@@ -52,6 +55,8 @@ class CompletionCall(NamedTuple):
     id: str
     requests: list[GenerationRequest]
     include_usage: bool
+    n: int  # choices of each prompt that are shown: the best of those that are generated
+    shows_logprobs: bool
 
 
 def parse_completion(body: bytes, caller: Caller) -> CompletionCall:
@@ -60,10 +65,12 @@ def parse_completion(body: bytes, caller: Caller) -> CompletionCall:
     completion = decode_body(_decoder, body)
     check_fields(raw, HONOURED, COMPLETION_NEUTRAL)
     prompts = read_texts(completion.prompt, "prompt")
-    n = completion.n or 1
-    if len(prompts) * n > MAX_CHOICES:
-        raise InvalidRequest(f"Prompts times 'n' may be {MAX_CHOICES} at most.", param="prompt")
+    n, best_of = completion.n or 1, _read_best_of(completion)
+    if len(prompts) * best_of > MAX_CHOICES:
+        raise InvalidRequest(f"Prompts times 'n' or 'best_of' may be {MAX_CHOICES} at most.", param="prompt")
     model, sampling = read_model(completion.model), _read_sampling(completion)
+    if best_of > n:
+        sampling.setdefault("top_logprobs", 0)  # by which the best are found
     structure = completion.to_structure()
     call_id = new_completion_id()
     requests = [
@@ -75,15 +82,34 @@ def parse_completion(body: bytes, caller: Caller) -> CompletionCall:
             kind="completion",
             prompt=prompt,
             sampling=sampling,
-            n=n,
+            n=best_of,
             stream=bool(completion.stream),
             echo=bool(completion.echo),
+            suffix=completion.suffix or "",
             structure=structure,
         )
         for position, prompt in enumerate(prompts)
     ]
     options = completion.stream_options
-    return CompletionCall(call_id, requests, include_usage=bool(options and options.include_usage))
+    return CompletionCall(
+        call_id,
+        requests,
+        include_usage=bool(options and options.include_usage),
+        n=n,
+        shows_logprobs=completion.logprobs is not None,
+    )
+
+
+def _read_best_of(completion: CompletionBody) -> int:
+    """How many choices of each prompt are generated."""
+    n = completion.n or 1
+    best_of = completion.best_of or n
+    if best_of < n:
+        raise InvalidRequest("'best_of' must not be less than 'n'.", param="best_of")
+    if best_of > n and (completion.stream or completion.echo):
+        with_what = "stream" if completion.stream else "echo"
+        raise UnsupportedParameter(f"'best_of' cannot be combined with '{with_what}'.", param="best_of")
+    return best_of
 
 
 def _read_sampling(completion: CompletionBody) -> dict[str, Any]:
