@@ -18,14 +18,12 @@ from channels.auth import AuthMiddlewareStack
 from channels.routing import ProtocolTypeRouter, URLRouter
 from django.urls import re_path
 
-from apps.chat import runs
 from apps.chat.routing import websocket_urlpatterns
 from apps.core.db import close_db_connections
 from apps.core.middleware import ASGIApp, HttpMiddleware, Receive, Scope, Send
 from apps.core.websocket_origin import SameOriginMiddleware
-from apps.inference import generate
-from apps.openai_api import background_runs
-from apps.openai_api.urls import consumers
+from apps.inference import generate, runs
+from apps.openai_api.urls import find_consumer
 
 
 async def refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
@@ -45,7 +43,6 @@ async def lifespan(scope: Scope, receive: Receive, send: Send) -> None:
             await send({"type": "lifespan.startup.complete"})
         elif message["type"] == "lifespan.shutdown":
             await runs.shutdown()
-            await background_runs.shutdown()
             await generate.shutdown()
             await asyncio.to_thread(close_db_connections)
             return await send({"type": "lifespan.shutdown.complete"})
@@ -58,7 +55,7 @@ django = cast(ASGIApp, django_application)
 async def http(scope: Scope, receive: Receive, send: Send) -> None:
     """Generating paths are few and hot: one look-up instead of a pattern after the other."""
     path = scope["path"].removeprefix(scope.get("root_path", "")).lstrip("/")
-    await consumers.get(path, django)(scope, receive, send)
+    await (find_consumer(path, scope) or django)(scope, receive, send)
 
 
 websocket = URLRouter([*websocket_urlpatterns, re_path(r"", cast(Any, refuse_websocket))])

@@ -225,6 +225,9 @@ FETCH_HOSTS = env_list("ATRIUM_FETCH_HOSTS")  # only these; empty: any with a pu
 FETCH_PRIVATE_HOSTS = env_list("ATRIUM_FETCH_PRIVATE_HOSTS")  # these although their addresses are private
 MAX_AUDIO_BYTES = env_int("ATRIUM_MAX_AUDIO_BYTES", 25 * 1024 * 1024, minimum=1024)  # of an uploaded recording
 RESPONSES_RETENTION_DAYS = env_float("ATRIUM_RESPONSES_RETENTION_DAYS", 30.0, minimum=0)  # 0: until they are deleted
+# Streams that can be read again: how long events are kept after the last, and how long a chat goes on with no reader.
+EVENTS_RETENTION_S = env_float("ATRIUM_EVENTS_RETENTION_S", 600.0, minimum=0)
+RESUME_WITHIN_S = env_float("ATRIUM_RESUME_WITHIN_S", 60.0, minimum=1)
 AUTH_CACHE_TTL_S = env_float("ATRIUM_AUTH_CACHE_TTL_S", 10.0, minimum=0)
 # A request whose model is not loaded waits this long for it before it fails with 503.
 LOAD_TIMEOUT_S = env_float("ATRIUM_LOAD_TIMEOUT_S", 600.0, minimum=1)

@@ -5,7 +5,6 @@ sees the text every two seconds and at the end. Another process, or a later one,
 """
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -16,19 +15,17 @@ from apps.chat.wire import Added, Done, MessageView, ToPage, Waiting
 from apps.core.db import run_db
 from apps.core.errors import ServiceError
 from apps.inference import events
-from apps.inference.generate import Event, generate
+from apps.inference.events import Event
+from apps.inference.runs import Interrupted, Run
 from gpu_worker.protocol import Delta, Finished, Started
 
-logger = logging.getLogger(__name__)
-
-SAVE_INTERVAL_S = 2.0  # how much text a killed process can lose, and how soon a stop from elsewhere is seen
 POLL_INTERVAL_S = 1.0
 
-_runs: dict[int, "Run"] = {}  # message id -> the run that writes it, in this process
+_runs: dict[int, "ChatRun"] = {}  # message id -> the run that writes it, in this process
 
 
-class Run:
-    """One answer being written. Its methods belong to the event loop it was started on."""
+class ChatRun(Run):
+    """One answer being written. Each beat saves its text: a killed process loses what came since."""
 
     def __init__(self, turn: Turn) -> None:
         self.turn = turn
@@ -39,29 +36,14 @@ class Run:
         self._completion_tokens = 0
         self._finish_reason = ""
         self._stopped = False  # by the user; a cancellation without it is the server's shutdown
-        self._ending = False  # from here on the task only tidies up, and a further cancellation would cut that short
         self._final: MessageView | None = None
         self._followers: set[asyncio.Event] = set()
-        self._task = asyncio.create_task(self._write(), name=f"chat answer {turn.message_id}")
+        super().__init__(turn.request)
 
     def stop(self) -> None:
         """Ends generation at the worker; what there is of the answer is kept. Harmless when it has ended."""
         self._stopped = True
-        self._cancel()
-
-    async def interrupt(self) -> None:
-        """Ends the run because the server does, and returns when the text is saved."""
-        self._cancel()
-        await asyncio.wait([self._task])
-
-    def _cancel(self) -> None:
-        if not self._ending:
-            self._ending = True
-            self._task.cancel()
-
-    def belongs_to(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Whether this loop may touch the run."""
-        return self._task.get_loop() is loop
+        self.cancel()
 
     async def follow(self) -> AsyncGenerator[ToPage, None]:
         """Everything written so far, then every change until the end. A slow reader gets larger pieces, not more."""
@@ -86,26 +68,7 @@ class Run:
         finally:
             self._followers.discard(changed)
 
-    async def _write(self) -> None:
-        saver = asyncio.create_task(self._save_regularly())
-        status, error = MessageStatus.COMPLETE, ""
-        try:
-            async with aclosing(generate(self.turn.request)) as generated:
-                async for event in generated:
-                    self._take(event)
-        except ServiceError as failure:
-            status, error = MessageStatus.ERROR, failure.message
-        except asyncio.CancelledError:
-            status = MessageStatus.STOPPED if self._stopped else MessageStatus.INTERRUPTED
-        except Exception:
-            logger.exception("chat answer %s failed", self.turn.message_id)
-            status, error = MessageStatus.ERROR, "Something went wrong on the server."
-        self._ending = True
-        saver.cancel()
-        await asyncio.wait([saver])
-        await self._end(status, error)
-
-    def _take(self, event: Event) -> None:
+    async def take(self, event: Event) -> None:
         match event:
             case events.Waiting():
                 self._waiting = Waiting(
@@ -123,42 +86,40 @@ class Run:
                 self._finish_reason = event.reason
         self._wake()
 
-    def _wake(self) -> None:
-        for changed in self._followers:
-            changed.set()
+    async def beat(self) -> bool:
+        goes_on = await run_db(turns.save_progress, self.turn.message_id, content=self._text, reasoning=self._reasoning)
+        self._stopped = self._stopped or not goes_on
+        return goes_on
 
-    async def _save_regularly(self) -> None:
-        while True:
-            await asyncio.sleep(SAVE_INTERVAL_S)
-            try:
-                goes_on = await run_db(
-                    turns.save_progress, self.turn.message_id, content=self._text, reasoning=self._reasoning
-                )
-            except Exception:  # the database may come back; the answer goes on in memory
-                logger.exception("chat answer %s could not be saved", self.turn.message_id)
-            else:
-                if not goes_on:
-                    self.stop()
-                    return
-
-    async def _end(self, status: MessageStatus, error: str) -> None:
+    async def end(self, error: ServiceError | None) -> None:
+        status, message = self._describe_end(error)
         outcome = Outcome(
             status=status,
             content=self._text,
             reasoning=self._reasoning,
-            error=error,
+            error=message,
             finish_reason=self._finish_reason,
             prompt_tokens=self._prompt_tokens,
             completion_tokens=self._completion_tokens,
         )
         try:
             await run_db(turns.finish, self.turn.message_id, outcome)
-        except Exception:
-            logger.exception("chat answer %s could not be saved", self.turn.message_id)
         finally:
             del _runs[self.turn.message_id]
             self._final = self._view(outcome)
             self._wake()
+
+    def _describe_end(self, error: ServiceError | None) -> tuple[MessageStatus, str]:
+        match error:
+            case None:
+                return MessageStatus.COMPLETE, ""
+            case Interrupted():
+                return MessageStatus.STOPPED if self._stopped else MessageStatus.INTERRUPTED, ""
+        return MessageStatus.ERROR, error.message
+
+    def _wake(self) -> None:
+        for changed in self._followers:
+            changed.set()
 
     def _view(self, outcome: Outcome) -> MessageView:
         return MessageView(
@@ -175,9 +136,9 @@ class Run:
         )
 
 
-def start(turn: Turn) -> Run:
+def start(turn: Turn) -> ChatRun:
     """Begins to write the turn's answer on the running loop. Its end is saved whoever follows it."""
-    run = _runs[turn.message_id] = Run(turn)
+    run = _runs[turn.message_id] = ChatRun(turn)
     return run
 
 
@@ -211,9 +172,3 @@ async def _follow_row(message_id: int) -> AsyncGenerator[ToPage, None]:
             yield Done(view)
             return
         await asyncio.sleep(POLL_INTERVAL_S)
-
-
-async def shutdown() -> None:
-    """Interrupts every run of this loop and returns when their texts are saved. Before `inference.shutdown()`."""
-    loop = asyncio.get_running_loop()
-    await asyncio.gather(*(run.interrupt() for run in list(_runs.values()) if run.belongs_to(loop)))

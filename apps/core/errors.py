@@ -103,6 +103,14 @@ class Conflict(ServiceError):
     code = "conflict"
 
 
+class Gone(ServiceError):
+    """It was there, and is kept no longer."""
+
+    status = 410
+    type = "invalid_request_error"
+    code = "gone"
+
+
 class PayloadTooLarge(ServiceError):
     """The body exceeds the limit."""
 

@@ -22,10 +22,14 @@ _RUNNING = (ResponseStatus.QUEUED, ResponseStatus.IN_PROGRESS)
 
 
 def write_response(response: dict[str, Any]) -> None:
-    """The response as it stands, unless it has ended or was deleted meanwhile."""
-    _find_running(response["id"]).update(
-        status=response["status"], response=encode_json(response).decode(), heartbeat_at=timezone.now()
-    )
+    """The response as it stands, unless it has ended or was deleted meanwhile.
+
+    To one that was cancelled goes what it had said by then.
+    """
+    rows = _find_running(response["id"])
+    if response["status"] == ResponseStatus.CANCELLED:
+        rows = StoredResponse.objects.filter(pk=response["id"], status=ResponseStatus.CANCELLED)
+    rows.update(status=response["status"], response=encode_json(response).decode(), heartbeat_at=timezone.now())
 
 
 def keep_alive(response_id: str) -> bool:

@@ -1,104 +1,66 @@
-"""Background responses being written: a run belongs to this process, not to the connection that asked for it.
+"""Background responses being written: in this process, for whoever asks for them later or follows their events.
 
 Tokens stay in memory; the database sees the response when it starts and when it ends.
 """
 
-import asyncio
-import logging
-from contextlib import aclosing
-
 from apps.core.db import run_db
-from apps.core.errors import ServiceError, Unavailable
-from apps.core.http import make_internal_error
-from apps.inference.generate import generate
+from apps.core.errors import ServiceError
+from apps.core.http import SSE_DONE
+from apps.inference.events import Event, Waiting
+from apps.inference.runs import Interrupted, Run
 from apps.openai_api.background_responses import keep_alive, write_response
 from apps.openai_api.encoders.responses import ResponseEncoder
+from apps.openai_api.event_log import EventLog
+from apps.openai_api.event_streams import close_log, tell_waiting
 from apps.openai_api.schemas.responses import PreparedCall
 from gpu_worker.protocol import Delta, Finished, Started
 
-BEAT_INTERVAL_S = 2.0  # also how soon a cancellation from elsewhere is seen
 
-logger = logging.getLogger(__name__)
-_runs: set["BackgroundRun"] = set()
+class BackgroundRun(Run):
+    """One response being written, of which the database has a row. With a log its events can be followed."""
 
+    beat_interval_s = 1.0
 
-class BackgroundRun:
-    """One response being written, of which the database has a row. Belongs to the event loop it was started on."""
-
-    def __init__(self, prepared: PreparedCall, encoder: ResponseEncoder) -> None:
+    def __init__(self, prepared: PreparedCall, encoder: ResponseEncoder, log: EventLog | None = None) -> None:
         self._prepared = prepared
         self._encoder = encoder
-        self._is_ending = False  # from here on a further cancellation would cut the end short
-        self._task = asyncio.create_task(self._run(), name=f"response {encoder.response['id']}")
+        self._log = log
+        self._is_wanted = True  # nobody has cancelled or deleted it
+        super().__init__(prepared.request)
 
-    def belongs_to(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Whether this loop may touch the run."""
-        return self._task.get_loop() is loop
+    async def take(self, event: Event) -> None:
+        match event:
+            case Started():
+                self._tell(self._encoder.start())
+                await run_db(write_response, self._encoder.response)
+            case Delta():
+                self._tell(self._encoder.add_delta(event))
+            case Finished():
+                self._tell(self._encoder.finish(event))
+            case Waiting() if self._log is not None:
+                tell_waiting(self._log, event)
+        if self._log is not None:
+            await self._log.have_room()
 
-    async def interrupt(self) -> None:
-        """End the run, and return when its row is written."""
-        self._cancel()
-        await asyncio.wait([self._task])
+    async def beat(self) -> bool:
+        if self._log is not None:
+            await self._log.save()
+        self._is_wanted = await run_db(keep_alive, self._encoder.response["id"])
+        return self._is_wanted
 
-    def _cancel(self) -> None:
-        if not self._is_ending:
-            self._is_ending = True
-            self._task.cancel()
-
-    async def _run(self) -> None:
-        beating = asyncio.create_task(self._beat())
-        try:
-            await self._generate()
-        except ServiceError as error:
+    async def end(self, error: ServiceError | None) -> None:
+        if isinstance(error, Interrupted) and not self._is_wanted:
+            self._tell(self._encoder.cancel())
+        elif error is not None:
             self._prepared.rename(error)
-            self._encoder.fail(error)
-        except asyncio.CancelledError:
-            # The server stops; or the row has ended already, and what is written now changes nothing.
-            self._encoder.fail(Unavailable("The server was stopped while it answered. Try again."))
-        except Exception:
-            logger.exception("response %s failed", self._encoder.response["id"])
-            self._encoder.fail(make_internal_error())
-        self._is_ending = True
-        beating.cancel()
-        await asyncio.wait([beating])
-        await self._write_end()
-
-    async def _generate(self) -> None:
-        async with aclosing(generate(self._prepared.request)) as events:
-            async for event in events:
-                match event:
-                    case Started():
-                        self._encoder.start()
-                        await run_db(write_response, self._encoder.response)
-                    case Delta():
-                        self._encoder.add_delta(event)
-                    case Finished():
-                        self._encoder.finish(event)
-
-    async def _beat(self) -> None:
-        while True:
-            await asyncio.sleep(BEAT_INTERVAL_S)
-            try:
-                if not await run_db(keep_alive, self._encoder.response["id"]):
-                    return self._cancel()
-            except Exception:  # the database may come back; the answer goes on in memory
-                logger.exception("response %s could not be marked", self._encoder.response["id"])
-
-    async def _write_end(self) -> None:
+            self._tell(self._encoder.fail(error))
         try:
             await run_db(write_response, self._encoder.response)
-        except Exception:  # nobody waits for it: the row is settled as lost
-            logger.exception("response %s could not be kept", self._encoder.response["id"])
         finally:
-            _runs.discard(self)
+            if self._log is not None:
+                self._log.add(self._encoder.end() + SSE_DONE)
+                await close_log(self._log)
 
-
-def start(prepared: PreparedCall, encoder: ResponseEncoder) -> None:
-    """Begin to write a response on the running loop. Its end is written whoever waits for it."""
-    _runs.add(BackgroundRun(prepared, encoder))
-
-
-async def shutdown() -> None:
-    """End every run of this loop and return when their rows are written. Before `inference.shutdown()`."""
-    loop = asyncio.get_running_loop()
-    await asyncio.gather(*(run.interrupt() for run in list(_runs) if run.belongs_to(loop)))
+    def _tell(self, encoded: bytes) -> None:
+        if self._log is not None:
+            self._log.add(encoded)

@@ -7,11 +7,15 @@ from apps.accounts.auth import authenticate, find_secret
 from apps.accounts.caller import Caller
 from apps.core.errors import ServiceError
 from apps.core.http import SSE_DONE, encode_json, encode_sse, encode_sse_comment
+from apps.core.middleware import get_header
 from apps.inference.events import Waiting
 from apps.inference.generate import generate, load
+from apps.openai_api import chat_runs
 from apps.openai_api.answers import answer_chat, answer_completion
 from apps.openai_api.encoders.chat import ChatStreamEncoder
 from apps.openai_api.encoders.completions import CompletionStreamEncoder
+from apps.openai_api.encoders.parts import describe_waiting
+from apps.openai_api.event_streams import follow, read_event_id
 from apps.openai_api.http_consumer import HttpConsumer
 from apps.openai_api.merge import generate_all
 from apps.openai_api.schemas.chat import ChatCall, parse_chat
@@ -40,9 +44,13 @@ class ChatCompletionsConsumer(GenerationConsumer):
 
     async def respond(self, body: bytes) -> None:
         """Raises ServiceError."""
+        if last_event_id := get_header(self.scope, b"last-event-id"):
+            return await self.send_pieces(follow(self.caller, *read_event_id(last_event_id)))
         call = parse_chat(body, self.caller)
         if not call.request.stream:
             return await self.send_json(await answer_chat(call))
+        if call.is_resumable:
+            return await self.send_pieces(follow(self.caller, await chat_runs.start(call)))
         with call.naming():
             await self.run_stream(self._stream(call))
 
@@ -126,13 +134,6 @@ class LoadModelConsumer(HttpConsumer):
             return await self.finish_sse(_encode_status("error", model, message=error.message))
         await self.start_sse()
         await self.finish_sse(_encode_status("ready", model, cached=cached))
-
-
-def describe_waiting(waiting: Waiting) -> str:
-    """`queued 3 ahead`, `loading 42%`."""
-    if waiting.stage == "queued":
-        return "queued" if waiting.queue_position is None else f"queued {waiting.queue_position} ahead"
-    return "loading" if waiting.progress is None else f"loading {waiting.progress:.0%}"
 
 
 def _encode_loading(model: str, waiting: Waiting) -> bytes:

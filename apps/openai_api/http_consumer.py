@@ -6,7 +6,8 @@ connection for as long as a stream is open.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Coroutine
+from contextlib import aclosing
 from typing import Any, cast
 
 from channels.consumer import AsyncConsumer
@@ -30,11 +31,13 @@ logger = logging.getLogger(__name__)
 
 
 class HttpConsumer(AsyncConsumer):
-    """One POST request. Subclasses answer it in `respond`, with `send_json` or with the SSE methods.
+    """One request. Subclasses answer it in `respond`, with `send_json` or with the SSE methods.
 
     Channels' own dispatch is replaced: it reads the next message only after the last one is dealt with, so that it
     would see neither a disconnect during a generation nor a shutdown of the server.
     """
+
+    method = "POST"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
@@ -43,8 +46,8 @@ class HttpConsumer(AsyncConsumer):
         self._keepalive: asyncio.TimerHandle | None = None
         self._comments: set[asyncio.Task[None]] = set()
         try:
-            if scope["method"] != "POST":
-                raise MethodNotAllowed(f"Use POST, not {scope['method']}.")
+            if scope["method"] != self.method:
+                raise MethodNotAllowed(f"Use {self.method}, not {scope['method']}.")
             await self.check_access()
             body = await self.read(receive)
             await self._respond_until_disconnect(receive, body)
@@ -110,6 +113,16 @@ class HttpConsumer(AsyncConsumer):
         self._stop_keepalive()
         await self._send({"type": "http.response.body", "body": events, "more_body": False})
 
+    async def send_pieces(self, pieces: AsyncGenerator[bytes, None]) -> None:
+        """A stream that somebody else writes. Headers go out with the first piece, even where that is empty."""
+        async with aclosing(pieces):
+            async for piece in pieces:
+                await self.start_sse()
+                if piece:
+                    await self.write_sse(piece)
+        await self.start_sse()
+        await self.finish_sse(b"")
+
     def encode_failure(self, error: ServiceError) -> bytes:
         """The end of a stream that has begun and fails."""
         return encode_sse_error(error)
@@ -139,7 +152,7 @@ class HttpConsumer(AsyncConsumer):
         else:
             headers = get_error_headers(error)
             if isinstance(error, MethodNotAllowed):
-                headers["allow"] = "POST"
+                headers["allow"] = self.method
             if isinstance(error, PayloadTooLarge):
                 headers["connection"] = "close"  # the rest of the body stays unread
             await self.send_json(encode_error(error), error.status, headers)

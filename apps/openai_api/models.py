@@ -45,3 +45,33 @@ class StoredResponse(models.Model):
 
     def __str__(self) -> str:
         return self.id
+
+
+class EventStream(models.Model):
+    """A stream whose events can be read again for a while: a response in the background, or a chat completion."""
+
+    id = models.CharField(max_length=64, primary_key=True)
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="event_streams")
+    team = models.ForeignKey("accounts.Team", on_delete=models.CASCADE, related_name="event_streams")
+    heartbeat_at = models.DateTimeField(default=timezone.now, editable=False, db_index=True)  # by its process
+    read_at = models.DateTimeField(default=timezone.now, editable=False)  # by a reader in another process
+    ended_at = models.DateTimeField(null=True, editable=False)
+
+    def __str__(self) -> str:
+        return self.id
+
+
+class EventSegment(models.Model):
+    """Events of a stream that were written together: numbers `first` to `end` - 1, compressed."""
+
+    stream = models.ForeignKey(EventStream, on_delete=models.CASCADE, related_name="segments")
+    first = models.PositiveIntegerField()
+    end = models.PositiveIntegerField()
+    data = models.BinaryField()
+
+    class Meta:
+        ordering = ["first"]
+        constraints = [models.UniqueConstraint(fields=["stream", "first"], name="event_segment_place")]
+
+    def __str__(self) -> str:
+        return f"{self.stream_id}:{self.first}"

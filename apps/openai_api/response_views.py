@@ -7,7 +7,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from apps.accounts.auth import get_caller
-from apps.core.errors import InvalidRequest, UnsupportedParameter
+from apps.core.errors import InvalidRequest
 from apps.openai_api.background_responses import cancel_response, read_response
 from apps.openai_api.openapi import ITEM_LIST_SCHEMA, RESPONSE_DELETED_SCHEMA, RESPONSE_SCHEMA
 from apps.openai_api.stored_responses import delete_response, list_input
@@ -18,12 +18,18 @@ DEFAULT_LIMIT, MAX_LIMIT = 20, 100
 class ResponseView(APIView):
     """/v1/responses/{id}"""
 
-    @extend_schema(operation_id="get_response", responses={200: OpenApiResponse(RESPONSE_SCHEMA)})
+    @extend_schema(
+        operation_id="get_response",
+        parameters=[
+            OpenApiParameter("stream", bool, description="events of a background response, as server-sent events"),
+            OpenApiParameter("starting_after", int, description="with stream: only the events after this number"),
+        ],
+        responses={200: OpenApiResponse(RESPONSE_SCHEMA)},
+    )
     def get(self, request: Request, response_id: str) -> HttpResponse:
         """The response as it stands; 404 for one that is another's, deleted, or no longer kept."""
-        for name in ("stream", "starting_after"):
-            if request.query_params.get(name, "false") != "false":
-                raise UnsupportedParameter(f"'{name}': a stored response is not streamed.", param=name)
+        if "starting_after" in request.query_params:
+            raise InvalidRequest("'starting_after' needs 'stream' to be true.", param="starting_after")
         stored = read_response(get_caller(request), response_id)
         return HttpResponse(stored.response, content_type="application/json")
 

@@ -3,14 +3,18 @@
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from apps.core.errors import ServiceError
+from apps.core.db import run_db
+from apps.core.errors import Gone, NotFound, ServiceError
 from apps.core.http import SSE_DONE, encode_json
 from apps.inference.events import Waiting
 from apps.inference.sampling import find_sampling
-from apps.openai_api import background_runs
+from apps.openai_api.background_responses import read_response
+from apps.openai_api.background_runs import BackgroundRun
 from apps.openai_api.consumers import GenerationConsumer
 from apps.openai_api.encoders.responses import ResponseEncoder, encode_early_failure
+from apps.openai_api.event_streams import follow, open_log
 from apps.openai_api.response_answers import ResponseAnswer
+from apps.openai_api.schemas.event_query import read_position
 from apps.openai_api.schemas.responses import PreparedCall, parse_response
 
 
@@ -40,8 +44,13 @@ class ResponsesConsumer(GenerationConsumer):
         encoder = ResponseEncoder(answer.call, await find_sampling(prepared.request))
         queued = encode_json(encoder.response)
         await answer.save(encoder)
-        background_runs.start(prepared, encoder)
-        await self.send_json(queued)
+        if not answer.call.request.stream:
+            BackgroundRun(prepared, encoder)
+            return await self.send_json(queued)
+        log = await open_log(self.caller, answer.call.request.id)
+        log.add(encoder.queue())
+        BackgroundRun(prepared, encoder, log)
+        await self.send_pieces(follow(self.caller, answer.call.request.id))
 
     async def _stream(self, events: AsyncGenerator[bytes | Waiting, None]) -> None:
         async for event in events:
@@ -51,3 +60,24 @@ class ResponsesConsumer(GenerationConsumer):
                 await self.start_sse()
                 await self.write_sse(event)
         await self.finish_sse(SSE_DONE)
+
+
+class ResponseEventsConsumer(GenerationConsumer):
+    """GET /v1/responses/{id}?stream=true: the events of a background response once more, or from one on."""
+
+    method = "GET"
+
+    async def respond(self, body: bytes) -> None:
+        """Raises NotFound, and Gone for a response whose events are not kept."""
+        position = read_position(self.scope["query_string"])
+        response_id = self.scope["path"].rstrip("/").rpartition("/")[2]
+        await run_db(read_response, self.caller, response_id)
+        try:
+            await self.send_pieces(follow(self.caller, response_id, position))
+        except NotFound:
+            message = "Only the events of a response made with 'background' and 'stream' can be read again."
+            raise Gone(f"{message} Those of '{response_id}' are not kept.", param="stream") from None
+
+    def encode_failure(self, error: ServiceError) -> bytes:
+        """As in the stream itself."""
+        return encode_early_failure(error)

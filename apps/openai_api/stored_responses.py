@@ -15,6 +15,7 @@ from django.utils import timezone
 from apps.accounts.caller import Caller
 from apps.core.errors import InvalidRequest, NotFound
 from apps.core.http import encode_json
+from apps.openai_api.kept_events import delete_stream
 from apps.openai_api.models import ResponseStatus, StoredResponse
 from apps.openai_api.response_items import Item, read_items
 
@@ -54,6 +55,7 @@ def save_response(caller: Caller, response: dict[str, Any], raw_input: bytes, re
 def delete_response(caller: Caller, response_id: str) -> None:
     """Raises NotFound. A response that goes on from it cannot be gone on from any more."""
     access_response(caller, response_id).delete()
+    delete_stream(response_id)
 
 
 def load_context(caller: Caller, previous_id: str | None, references: list[str]) -> Context:

@@ -3,26 +3,32 @@
 Every path of the API is there with and without /v1: clients differ in what they take a base URL for.
 """
 
+import re
+
 from django.urls import URLPattern, path, re_path
 from drf_spectacular.views import SpectacularJSONAPIView
 
-from apps.core.middleware import ASGIApp
+from apps.core.middleware import ASGIApp, Scope
 from apps.openai_api.audio_consumers import TranscriptionsConsumer, TranslationsConsumer
 from apps.openai_api.consumers import ChatCompletionsConsumer, CompletionsConsumer, LoadModelConsumer
 from apps.openai_api.pooling_consumers import EmbeddingsConsumer, RerankConsumer, ScoreConsumer
 from apps.openai_api.response_views import CancelView, InputItemsView, ResponseView
-from apps.openai_api.responses_consumer import ResponsesConsumer
+from apps.openai_api.responses_consumer import ResponseEventsConsumer, ResponsesConsumer
+from apps.openai_api.schemas.event_query import asks_for_stream
 from apps.openai_api.views import ModelListView, ModelView, health, ready, unknown_path
 
 _chat: ASGIApp = ChatCompletionsConsumer.as_asgi()
 _completions: ASGIApp = CompletionsConsumer.as_asgi()
 _responses: ASGIApp = ResponsesConsumer.as_asgi()
+_events: ASGIApp = ResponseEventsConsumer.as_asgi()
 _embeddings: ASGIApp = EmbeddingsConsumer.as_asgi()
 _rerank: ASGIApp = RerankConsumer.as_asgi()
 _score: ASGIApp = ScoreConsumer.as_asgi()
 _transcriptions: ASGIApp = TranscriptionsConsumer.as_asgi()
 _translations: ASGIApp = TranslationsConsumer.as_asgi()
 _load_model: ASGIApp = LoadModelConsumer.as_asgi()
+
+_RESPONSE = re.compile(r"(?:v1/)?responses/[^/]+")
 
 consumers: dict[str, ASGIApp] = {
     "v1/chat/completions": _chat,
@@ -45,6 +51,15 @@ consumers: dict[str, ASGIApp] = {
     "load_model": _load_model,
     "v1/load_model": _load_model,
 }
+
+
+def find_consumer(path: str, scope: Scope) -> ASGIApp | None:
+    """Who answers this path (without its first slash) in place of Django."""
+    if (consumer := consumers.get(path)) is not None:
+        return consumer
+    is_get = scope["method"] == "GET" and scope["query_string"]
+    return _events if is_get and asks_for_stream(scope["query_string"]) and _RESPONSE.fullmatch(path) else None
+
 
 urlpatterns: list[URLPattern] = [
     path("v1/models", ModelListView.as_view(), name="models"),

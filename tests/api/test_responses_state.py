@@ -175,10 +175,10 @@ def test_text_that_is_no_id_is_not_found(chat_api: Api, response_id: str) -> Non
     assert refuse(chat_api, previous_response_id=response_id)["code"] == "previous_response_not_found"
 
 
-@pytest.mark.parametrize("name", ["stream", "starting_after"])
-def test_kept_response_is_not_streamed(chat_api: Api, name: str) -> None:
+@pytest.mark.parametrize(("name", "status"), [("stream", 410), ("starting_after", 400)])
+def test_kept_response_is_not_streamed(chat_api: Api, name: str, status: int) -> None:
     answer = ask(chat_api)
-    assert get(chat_api, answer["id"], 400, **{name: "true"})["error"]["param"] == name
+    assert get(chat_api, answer["id"], status, **{name: "true"})["error"]["param"] == name
 
 
 def test_old_responses_are_forgotten(chat_api: Api, settings: Any) -> None:

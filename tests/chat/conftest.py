@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from apps.accounts.models import Team, User
-from apps.chat import runs
+from apps.inference import runs
 from apps.inference.pool import get_pool
 from apps.registry.models import HostedModel
 from tests.chat.page import log_in

@@ -13,6 +13,7 @@ from apps.accounts.models import Team, User
 from apps.chat import runs, turns
 from apps.chat.models import Conversation, Message, MessageRole, MessageStatus
 from apps.chat.turns import STALE_AFTER, Outcome
+from apps.inference.runs import shutdown
 from project.asgi import application
 from tests.chat.page import WAIT_S, Page, join
 from tests.scripted_worker import ScriptedWorker
@@ -122,7 +123,7 @@ async def test_looking_at_another_conversation_ends_only_the_following(worker: S
 async def test_shutdown_saves_what_there_is_as_interrupted(worker: ScriptedWorker, cookie: str) -> None:
     async with Page(cookie) as page:
         await begin(page, worker)
-        await runs.shutdown()
+        await shutdown()
         done = await page.receive("done")
     assert (done["message"]["content"], done["message"]["status"]) == ("one two ", "interrupted")
     answer = await Message.objects.alast()
@@ -134,7 +135,7 @@ async def test_shutdown_saves_what_there_is_as_interrupted(worker: ScriptedWorke
 async def test_text_is_saved_while_it_is_written(
     worker: ScriptedWorker, cookie: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "SAVE_INTERVAL_S", 0.01)
+    monkeypatch.setattr(runs.ChatRun, "beat_interval_s", 0.01)
     loop, saved = asyncio.get_running_loop(), asyncio.Event()
     save = turns.save_progress
 
@@ -156,7 +157,7 @@ async def test_text_is_saved_while_it_is_written(
 async def test_deleting_the_conversation_stops_its_answer(
     worker: ScriptedWorker, cookie: str, user: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "SAVE_INTERVAL_S", 0.01)
+    monkeypatch.setattr(runs.ChatRun, "beat_interval_s", 0.01)
     async with Page(cookie) as page:
         conversation = await begin(page, worker)
         await sync_to_async(turns.delete_conversation)(user, conversation)  # as another process would
@@ -168,7 +169,7 @@ async def test_deleting_the_conversation_stops_its_answer(
 async def test_stop_reaches_an_answer_of_another_process(
     worker: ScriptedWorker, cookie: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "SAVE_INTERVAL_S", 0.01)
+    monkeypatch.setattr(runs.ChatRun, "beat_interval_s", 0.01)
     async with Page(cookie) as page:
         await begin(page, worker)
         (message_id,) = runs._runs

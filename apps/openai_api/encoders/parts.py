@@ -6,6 +6,7 @@ from typing import Any
 
 from django.conf import settings
 
+from apps.inference.events import Waiting
 from gpu_worker.protocol import FinishReason, TokenLogprob, Usage
 
 # OpenAI knows no "abort": such an answer ended before its time, as one cut by max_tokens does.
@@ -64,3 +65,10 @@ def make_fingerprint(model: str) -> str:
     """Changes with this software's version and with the model (and revision) that was asked for."""
     version = settings.SPECTACULAR_SETTINGS["VERSION"]
     return "fp_" + hashlib.sha256(f"{version}:{model}".encode()).hexdigest()[:10]
+
+
+def describe_waiting(waiting: Waiting) -> str:
+    """`queued 3 ahead`, `loading 42%`."""
+    if waiting.stage == "queued":
+        return "queued" if waiting.queue_position is None else f"queued {waiting.queue_position} ahead"
+    return "loading" if waiting.progress is None else f"loading {waiting.progress:.0%}"

@@ -22,7 +22,7 @@ _REASONS: dict[FinishReason, str] = {
 
 
 class ResponseEncoder:
-    """Used by one request: `start`, `add_delta` for each delta, `finish` or `fail`, and `end`.
+    """Used by one request: `start`, `add_delta` for each delta, `finish`, `fail` or `cancel`, and `end`.
 
     At most one item is open: a piece of another kind, or of another call, closes it. No item is opened twice.
     """
@@ -33,9 +33,13 @@ class ResponseEncoder:
         self._open: OpenItem | None = None
         self._num_events = 0
 
+    def queue(self) -> bytes:
+        """The answer will be made in the background, whoever waits for it."""
+        return self._encode([{"type": f"response.{name}", "response": self.response} for name in ("created", "queued")])
+
     def start(self) -> bytes:
         """The answer is accepted, and waits or runs."""
-        created = [{"type": "response.created", "response": dict(self.response)}]
+        created = [{"type": "response.created", "response": dict(self.response)}] if not self._num_events else []
         self.response["status"] = "in_progress"
         return self._encode([*created, {"type": "response.in_progress", "response": self.response}])
 
@@ -76,9 +80,16 @@ class ResponseEncoder:
         self.response |= {"status": "failed", "error": make_error(error), "completed_at": None}
         return self._encode(events)
 
+    def cancel(self) -> bytes:
+        """Closes what is open: somebody wanted no more."""
+        events = self._close("incomplete")
+        self.response |= {"status": "cancelled", "completed_at": None}
+        return self._encode(events)
+
     def end(self) -> bytes:
         """The last event: response.completed, response.incomplete or response.failed."""
-        return self._encode([{"type": f"response.{self.response['status']}", "response": self.response}])
+        self._num_events += 1
+        return encode_terminal(self.response, self._num_events - 1)
 
     def _add(self, text: str) -> list[Event]:
         return self._open.add(text) if self._open is not None else []
@@ -126,6 +137,12 @@ def _is_plain(delta: Delta) -> bool:
 def encode_event(event: Event) -> bytes:
     """One server-sent event, with its type on a line of its own."""
     return b"event: " + event["type"].encode() + b"\ndata: " + encode_json(event) + b"\n\n"
+
+
+def encode_terminal(response: dict[str, Any], sequence_number: int) -> bytes:
+    """The last event of a response that has ended. There is none of its own for one that was cancelled."""
+    status = "failed" if response["status"] == "cancelled" else response["status"]
+    return encode_event({"sequence_number": sequence_number, "type": f"response.{status}", "response": response})
 
 
 def encode_early_failure(error: ServiceError) -> bytes:

@@ -82,19 +82,24 @@ class ChatCall(NamedTuple):
 
     request: GenerationRequest
     include_usage: bool
+    is_resumable: bool = False
     conversation: Conversation | None = None  # of a body in the shape of the Responses API
     names: dict[str, str] = {}  # how this body calls what the rest of the system calls otherwise
 
     @contextmanager
     def naming(self) -> Iterator[None]:
-        """Errors that are raised within call fields as the body does."""
+        """Errors that are raised within are renamed."""
         try:
             yield
         except ServiceError as error:
-            if self.conversation is not None:
-                self.conversation.rename(error)
-            rename_field(error, self.names)
+            self.rename(error)
             raise
+
+    def rename(self, error: ServiceError) -> None:
+        """Have the error call fields as the body does."""
+        if self.conversation is not None:
+            self.conversation.rename(error)
+        rename_field(error, self.names)
 
 
 def parse_chat(body: bytes, caller: Caller) -> ChatCall:
@@ -127,6 +132,7 @@ def parse_chat(body: bytes, caller: Caller) -> ChatCall:
             structure=_read_structure(chat),
         ),
         include_usage=bool(options and options.include_usage),
+        is_resumable=bool(chat.stream and options and options.resumable),
         conversation=conversation,
         names=_find_names(chat),
     )

@@ -91,6 +91,9 @@ def parse_completion(body: bytes, caller: Caller) -> CompletionCall:
         for position, prompt in enumerate(prompts)
     ]
     options = completion.stream_options
+    if options is not None and options.resumable:
+        param = "stream_options.resumable"
+        raise UnsupportedParameter(f"'{param}': a text completion cannot be read again.", param=param)
     return CompletionCall(
         call_id,
         requests,

@@ -30,6 +30,7 @@ class StreamOptions(Struct, frozen=True, forbid_unknown_fields=True):
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
+    resumable: bool | None = None  # chat completions alone
 
 
 class SamplingFields(Struct, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from apps.accounts.caller import Caller
-from apps.core.errors import InvalidRequest, ServiceError, UnsupportedParameter
+from apps.core.errors import InvalidRequest, ServiceError
 from apps.core.ids import new_response_id
 from apps.inference.requests import GenerationRequest
 from apps.openai_api.parameters import RESPONSES_NEUTRAL, check_fields
@@ -170,8 +170,6 @@ def _read_sampling(body: ResponsesBody) -> dict[str, Any]:
 
 
 def _check_background(body: ResponsesBody) -> None:
-    if body.background and body.stream:
-        raise UnsupportedParameter("'stream': a background response is not streamed, ask for it.", param="stream")
     if body.background and body.store is False:
         raise InvalidRequest("'store': a background response has to be kept.", param="store")
 
