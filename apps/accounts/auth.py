@@ -35,7 +35,7 @@ async def authenticate(headers: Iterable[tuple[bytes, bytes]]) -> Caller:
     entry = caller_cache.get(key_hash)
     caller = entry.caller if entry is not None else await _look_up_once(key_hash)
     if caller is None:
-        raise _make_failure("The API key is not valid.")
+        raise _make_failure("Incorrect API key provided.")
     return caller
 
 
@@ -85,7 +85,7 @@ class CallerAuthentication(SessionAuthentication):
         entry = caller_cache.get(key_hash)
         caller = entry.caller if entry is not None else _look_up(key_hash)
         if caller is None:
-            raise _make_failure("The API key is not valid.")
+            raise _make_failure("Incorrect API key provided.")
         return User(pk=caller.user_id, username=caller.username), caller
 
     def authenticate_header(self, request: Request) -> str:

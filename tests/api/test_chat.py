@@ -136,10 +136,21 @@ def test_tool_call_names_itself_once_then_only_its_arguments_grow(chat_api: Api,
     first = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "weather", "arguments": ""}}
     assert deltas[3] == {"tool_calls": [first]}
     assert deltas[4] == {"tool_calls": [{"index": 0, "function": {"arguments": '{"city":'}}]}
-    assert [call["index"] for call in deltas[5]["tool_calls"]] == [0, 1]
+    assert [[call["index"] for call in delta["tool_calls"]] for delta in deltas[5:7]] == [[0], [1]]
     message = chat_api.post(PATH, {key: body[key] for key in body if key != "stream"}).json()["choices"][0]["message"]
     assert message["content"] is None
     assert json.loads(message["tool_calls"][0]["function"]["arguments"]) == {"city": "Paris"}
+
+
+def test_pieces_of_calls_that_come_in_one_step_are_a_chunk_each(chat_api: Api, worker: ScriptedWorker) -> None:
+    begin = ToolCallDelta(0, "call_1", "weather")
+    calls = [begin, ToolCallDelta(0, arguments='{"'), ToolCallDelta(1, "call_2", "time")]
+    worker.reply(Answer(deltas=(Delta("", text="Look: ", tool_calls=calls),), reason="tool_calls"))
+    body = HELLO | {"stream": True, "tools": [{"type": "function", "function": {"name": "weather"}}]}
+    deltas = [chunk["choices"][0]["delta"] for chunk in parse_events(chat_api.post(PATH, body).text)][1:4]
+    assert [len(delta["tool_calls"]) for delta in deltas] == [1, 1, 1]
+    assert [delta.get("content") for delta in deltas] == ["Look: ", None, None]
+    assert [piece["function"]["arguments"] for delta in deltas for piece in delta["tool_calls"]] == ["", '{"', ""]
 
 
 def test_logprobs_have_the_exact_shape(chat_api: Api, worker: ScriptedWorker) -> None:

@@ -39,6 +39,8 @@ def test_no_key_and_a_wrong_key_are_401(api: Api, path: str, headers: dict[str, 
     error = error_of(response, 401)
     assert error["code"] == "invalid_api_key"
     assert "/keys" in error["message"]
+    given = response.request.headers.keys() & {"authorization", "x-api-key"}
+    assert error["message"].startswith("Incorrect API key provided" if given else "No API key was given")
     assert response.headers["www-authenticate"] == "Bearer"
 
 

@@ -43,10 +43,21 @@ class ChatStreamEncoder:
         return b"".join(open_ + b'{"role":"assistant"}' + self._close for open_ in self._opens)
 
     def encode_delta(self, delta: Delta) -> bytes:
-        """One chunk; nothing while tokens have not become text and no logprobs are asked for."""
+        """One chunk, or one for each piece of a tool call: clients look at the first piece of a chunk alone.
+
+        Nothing while tokens have not become text and no logprobs are asked for.
+        """
         if delta.text and not delta.reasoning and delta.tool_calls is None and delta.logprobs is None:
             return self._opens[delta.index] + b'{"content":' + encode_json(delta.text) + b"}" + self._close
-        piece = _make_delta(delta)
+        first, *later = delta.tool_calls or [None]
+        chunk = self._encode_pieces(delta, _make_delta(delta, first))
+        return chunk + b"".join(
+            self._opens[delta.index] + encode_json({"tool_calls": [_make_tool_call(call)]}) + self._close
+            for call in later
+            if call is not None
+        )
+
+    def _encode_pieces(self, delta: Delta, piece: dict[str, Any]) -> bytes:
         if delta.logprobs is None:
             return self._opens[delta.index] + encode_json(piece) + self._close if piece else b""
         logprobs = b',"logprobs":' + encode_json(_make_logprobs(delta.logprobs)) + b',"finish_reason":null'
@@ -143,14 +154,14 @@ def _find_finish_reason(request: GenerationRequest, finished: Finished) -> str:
     return "stop" if is_named and finished.reason == "tool_calls" else encode_finish_reason(finished.reason)
 
 
-def _make_delta(delta: Delta) -> dict[str, Any]:
+def _make_delta(delta: Delta, call: ToolCallDelta | None) -> dict[str, Any]:
     piece: dict[str, Any] = {}
     if delta.reasoning:
         piece["reasoning_content"] = delta.reasoning
     if delta.text:
         piece["content"] = delta.text
-    if delta.tool_calls:
-        piece["tool_calls"] = [_make_tool_call(call) for call in delta.tool_calls]
+    if call is not None:
+        piece["tool_calls"] = [_make_tool_call(call)]
     return piece
 
 
