@@ -49,12 +49,11 @@ class ChatStreamEncoder:
         """
         if delta.text and not delta.reasoning and delta.tool_calls is None and delta.logprobs is None:
             return self._opens[delta.index] + b'{"content":' + encode_json(delta.text) + b"}" + self._close
-        first, *later = delta.tool_calls or [None]
-        chunk = self._encode_pieces(delta, _make_delta(delta, first))
+        calls = delta.tool_calls or []
+        chunk = self._encode_pieces(delta, _make_delta(delta, calls[:1]))
         return chunk + b"".join(
             self._opens[delta.index] + encode_json({"tool_calls": [_make_tool_call(call)]}) + self._close
-            for call in later
-            if call is not None
+            for call in calls[1:]
         )
 
     def _encode_pieces(self, delta: Delta, piece: dict[str, Any]) -> bytes:
@@ -154,14 +153,14 @@ def _find_finish_reason(request: GenerationRequest, finished: Finished) -> str:
     return "stop" if is_named and finished.reason == "tool_calls" else encode_finish_reason(finished.reason)
 
 
-def _make_delta(delta: Delta, call: ToolCallDelta | None) -> dict[str, Any]:
+def _make_delta(delta: Delta, calls: list[ToolCallDelta]) -> dict[str, Any]:
     piece: dict[str, Any] = {}
     if delta.reasoning:
         piece["reasoning_content"] = delta.reasoning
     if delta.text:
         piece["content"] = delta.text
-    if call is not None:
-        piece["tool_calls"] = [_make_tool_call(call)]
+    if calls:
+        piece["tool_calls"] = [_make_tool_call(call) for call in calls]
     return piece
 
 
