@@ -20,6 +20,8 @@ from gpu_worker.protocol import (
     Progress,
     Started,
     Timing,
+    Tokenize,
+    Tokenized,
     ToWorker,
     Usage,
 )
@@ -95,6 +97,9 @@ class ScriptedEngine:
                 return [Finished(request_id, reason="abort", usage=self._usage.pop(request_id))]
             case Generate():
                 return self._begin(message)
+            case Tokenize(id=request_id):
+                token_ids = list(range(self._script(message.request).prompt_tokens))
+                return [Tokenized(request_id, len(token_ids), 4096, token_ids if message.with_tokens else [])]
 
     def _begin(self, message: Generate) -> list[FromWorker]:
         answer = self._script(message)

@@ -8,12 +8,13 @@ from typing import Self
 
 import msgspec
 
-from apps.core.errors import InvalidRequest, PayloadTooLarge, ServiceError
+from apps.core.errors import ServiceError
 from apps.inference import metrics
-from apps.inference.clients.base import LinkLost, ReplicaLink, RequestStream, SlowConsumer
+from apps.inference.clients.base import LinkLost, ReplicaLink, RequestStream, SlowConsumer, StreamEvent
 from apps.inference.events import Event, Waiting
 from apps.inference.requests import AnyRequest, GenerationRequest, PoolingRequest, TranscriptionRequest
 from apps.inference.sampling import resolve_sampling
+from apps.inference.submission import explain_encoding, make_generate
 from apps.registry.directory import ModelSpec
 from apps.usage.entry import Entry
 from apps.usage.models import UsageStatus
@@ -21,10 +22,8 @@ from apps.usage.recorder import recorder
 from gpu_worker.protocol import (
     Delta,
     Finished,
-    Generate,
     ModelInfo,
     Progress,
-    ProtocolError,
     ResumeChoice,
     Sampling,
     Started,
@@ -101,16 +100,12 @@ class Answer:
         self._num_attempts += 1
         self.entry.replica_id = link.replica_id
         self.entry.revision = self._model.revision or ("" if self._model.adapter else info.revision)
-        try:
+        with explain_encoding():
             self._stream = link.submit(self._make_message(info))
-        except ProtocolError as error:
-            raise PayloadTooLarge("The request is too large for the model's server.") from error
-        except OverflowError as error:  # in a tool's schema, say: JSON has no largest number, MessagePack has
-            raise InvalidRequest("The request holds a whole number of more than 64 bits.") from error
         self._link = link
         return self._stream
 
-    def take(self, event: Started | Progress | Delta | Vectors | Finished) -> Event | None:
+    def take(self, event: StreamEvent) -> Event | None:
         """What the client is to be told of it: None where a resumed attempt says again what was said before."""
         if isinstance(event, Delta):
             if not self.has_output:
@@ -131,7 +126,7 @@ class Answer:
             return event
         if isinstance(event, Progress):
             return None if self.has_output else Waiting("queued", queue_position=event.queue_position)
-        return self._finish(event)
+        return self._finish(event) if isinstance(event, Finished) else None
 
     def _close(self, status: UsageStatus, error: ServiceError | None) -> None:
         """Stop what still runs and settle, now or as soon as the engine has said its final counts. Never blocks."""
@@ -168,33 +163,9 @@ class Answer:
             )
         if self._sampling is None:  # once: whatever the next replica's defaults are, the answer goes on as it began
             self._sampling = resolve_sampling(request, self._model, info)
-        return self._make_generate(attempt_id, request, self._sampling)
-
-    def _make_generate(self, attempt_id: str, request: GenerationRequest, sampling: Sampling) -> Generate:
-        return Generate(
-            id=attempt_id,
-            kind=request.kind,
-            sampling=sampling,
-            messages=request.messages,
-            prompt=request.prompt,
-            tools=request.tools,
-            tool_choice=request.tool_choice,
-            parallel_tool_calls=request.parallel_tool_calls,
-            chat_template_kwargs={**self._model.chat_template_kwargs, **(request.chat_template_kwargs or {})} or None,
-            continue_final_message=request.continue_final_message,
-            enable_thinking=request.enable_thinking,
-            reasoning_effort=request.reasoning_effort,
-            reasoning=self._model.reasoning,
-            echo=request.echo,
-            suffix=request.suffix,
-            n=request.n,
-            user=f"user-{request.caller.user_id}",
-            priority=request.priority,
-            media=request.media,
-            structure=request.structure,
-            adapter=self._model.adapter,
-            resume=[ResumeChoice(index, ids) for index, ids in enumerate(self._token_ids) if ids] or None,
-        )
+        resume = [ResumeChoice(index, ids) for index, ids in enumerate(self._token_ids) if ids] or None
+        message = make_generate(attempt_id, request, self._model, self._sampling)
+        return msgspec.structs.replace(message, resume=resume)
 
     def _resume_transcript(self) -> TranscriptResume | None:
         last = self._transcript

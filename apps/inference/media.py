@@ -9,7 +9,7 @@ import asyncio
 import base64
 import binascii
 import hashlib
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from django.conf import settings
@@ -29,6 +29,7 @@ _KINDS = {
 }
 _SLOW_CHARS = 128 * 1024  # to decode and hash so much takes part of a millisecond: more is done in a thread
 
+Request = TypeVar("Request", bound=AnyRequest)
 _Refusal = InvalidRequest | PayloadTooLarge  # UnsupportedParameter is an InvalidRequest
 
 
@@ -59,7 +60,7 @@ class _File(NamedTuple):
     data: bytes
 
 
-async def load_media(request: AnyRequest) -> AnyRequest:
+async def load_media(request: Request) -> Request:
     """The same request with its messages' files. Raises InvalidRequest, UnsupportedParameter or PayloadTooLarge."""
     messages = (isinstance(request, GenerationRequest) and request.messages) or []
     places = _find_places(messages)

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from apps.accounts.caller import Caller
-from gpu_worker.protocol import Embed, RequestKind, Score, Structure, Transcribe
+from gpu_worker.protocol import Embed, ReasoningSetting, RequestKind, Score, Structure, Transcribe
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +38,10 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0
     # A part {"type": "image_url", "image_url": URL} of `messages` is loaded by `generate()` and moves here.
     media: dict[str, bytes] | None = None
+    # What the endpoint means by saying nothing of thinking, where the model's own setting says nothing either; and
+    # the effort that it takes for saying nothing.
+    default_reasoning: ReasoningSetting = "auto"
+    neutral_effort: str = "medium"
 
 
 class PoolingRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ from apps.openai_api.schemas.embeddings import EmbeddingBody
 from apps.openai_api.schemas.load import LoadBody
 from apps.openai_api.schemas.ranking import RerankBody, ScoreBody
 from apps.openai_api.schemas.responses import ResponsesBody
+from apps.openai_api.schemas.tokenize import DetokenizeBody, TokenizeBody
 from apps.openai_api.schemas.transcriptions import ResponseFormat
 from gpu_worker.protocol import Task
 
@@ -88,6 +89,8 @@ _OPERATIONS: dict[str, tuple[type[msgspec.Struct], str, str]] = {
     "/v1/embeddings": (EmbeddingBody, "create_embedding", "A vector for each text."),
     "/v1/rerank": (RerankBody, "rerank", "Documents in the order in which they answer a query."),
     "/v1/score": (ScoreBody, "score", "How well each second text answers its first."),
+    "/v1/tokenize": (TokenizeBody, "tokenize", "The tokens of a prompt, or of messages."),
+    "/v1/detokenize": (DetokenizeBody, "detokenize", "The text of tokens."),
     "/load_model": (LoadBody, "load_model", "Have a model loaded; its progress as server-sent events."),
 }
 _STREAMED = ("create_chat_completion", "create_completion", "create_response", "create_transcription", "load_model")
@@ -131,21 +134,22 @@ def add_generating_endpoints(result: dict[str, Any], **_: Any) -> dict[str, Any]
     schemas = result.setdefault("components", {}).setdefault("schemas", {})
     schemas.update(components, Error=ERROR_SCHEMA)
     for (path, (_body, operation_id, summary)), reference in zip(_OPERATIONS.items(), references, strict=True):
-        result["paths"][path] = {"post": _make_operation(operation_id, summary, reference)}
+        result["paths"][path] = {"post": make_operation(operation_id, summary, reference)}
     for path, (fields, operation_id, summary) in _FORMS.items():
-        operation = _make_operation(operation_id, summary, {})
+        operation = make_operation(operation_id, summary, {})
         form = {"type": "object", "required": ["file"], "properties": fields}
         operation["requestBody"]["content"] = {"multipart/form-data": {"schema": form}}
         result["paths"][path] = {"post": operation}
     return result
 
 
-def _make_operation(operation_id: str, summary: str, body: dict[str, Any]) -> dict[str, Any]:
+def make_operation(operation_id: str, summary: str, body: dict[str, Any], error: str = "Error") -> dict[str, Any]:
+    """One POST endpoint with a JSON body, whose errors have the schema of this name."""
     stream = {"text/event-stream": {"schema": {"type": "string"}}}
     answer = {} if operation_id == "load_model" else {"application/json": {"schema": {"type": "object"}}}
     if operation_id in _STREAMED:
         answer |= stream
-    failure = {"application/json": {"schema": {"$ref": _REF.format(name="Error")}}}
+    failure = {"application/json": {"schema": {"$ref": _REF.format(name=error)}}}
     return {
         "operationId": operation_id,
         "summary": summary,

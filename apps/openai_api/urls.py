@@ -15,6 +15,7 @@ from apps.openai_api.pooling_consumers import EmbeddingsConsumer, RerankConsumer
 from apps.openai_api.response_views import CancelView, InputItemsView, ResponseView
 from apps.openai_api.responses_consumer import ResponseEventsConsumer, ResponsesConsumer
 from apps.openai_api.schemas.event_query import asks_for_stream
+from apps.openai_api.token_consumers import DetokenizeConsumer, TokenizeConsumer
 from apps.openai_api.views import ModelListView, ModelView, health, ready, unknown_path
 
 _chat: ASGIApp = ChatCompletionsConsumer.as_asgi()
@@ -26,6 +27,8 @@ _rerank: ASGIApp = RerankConsumer.as_asgi()
 _score: ASGIApp = ScoreConsumer.as_asgi()
 _transcriptions: ASGIApp = TranscriptionsConsumer.as_asgi()
 _translations: ASGIApp = TranslationsConsumer.as_asgi()
+_tokenize: ASGIApp = TokenizeConsumer.as_asgi()
+_detokenize: ASGIApp = DetokenizeConsumer.as_asgi()
 _load_model: ASGIApp = LoadModelConsumer.as_asgi()
 
 _RESPONSE = re.compile(r"(?:v1/)?responses/[^/]+")
@@ -48,6 +51,10 @@ consumers: dict[str, ASGIApp] = {
     "v1/audio/translations": _translations,
     "audio/transcriptions": _transcriptions,
     "audio/translations": _translations,
+    "tokenize": _tokenize,
+    "v1/tokenize": _tokenize,
+    "detokenize": _detokenize,
+    "v1/detokenize": _detokenize,
     "load_model": _load_model,
     "v1/load_model": _load_model,
 }

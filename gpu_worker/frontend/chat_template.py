@@ -6,19 +6,29 @@ by rendering small conversations.
 
 import logging
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jinja2
 
 from gpu_worker.frontend.control_tokens import ControlTokens
 from gpu_worker.frontend.errors import invalid, unsupported
-from gpu_worker.frontend.history import PROBE, find_history_shape, takes_system_tools, takes_tools
+from gpu_worker.frontend.history import (
+    PROBE,
+    find_history_shape,
+    join_late_system,
+    takes_late_system,
+    takes_system_tools,
+    takes_tools,
+)
 from gpu_worker.frontend.messages import Message, find_media, read_messages, read_tools
 from gpu_worker.frontend.parsers import NO_NAMES, ParserNames, choose_parsers
 from gpu_worker.frontend.pictures import MediaRef
 from gpu_worker.frontend.reasoning import ReasoningSwitch, ReasoningWish
 
 logger = logging.getLogger(__name__)
+
+# What the prompt ends with: what opens an answer, the beginning of one (its final message), the conversation as it is.
+PromptEnding = Literal["answer", "continued", "none"]
 
 # Names that apply_chat_template takes itself; chat_template_kwargs are variables of the template and nothing else.
 _RESERVED_KWARGS = frozenset(
@@ -79,6 +89,7 @@ class ChatTemplate:
         self.takes = frozenset(kind for kind, token in (media_tokens or {}).items() if self._probe_media(kind, token))
         self._developer_role = "developer" in self.source
         self._wants_parts = self._probe_parts()
+        self._takes_late_system = takes_late_system(self._try_render)
         self._history = find_history_shape(
             self._try_render,
             has_system_tools=self.takes_tools and not takes_tools(self._try_render),
@@ -91,7 +102,7 @@ class ChatTemplate:
         *,
         tools: Any = None,
         template_kwargs: dict[str, Any] | None = None,
-        continue_final_message: bool = False,
+        ending: PromptEnding = "answer",
         reasoning: ReasoningWish | None = None,
     ) -> RenderedPrompt:
         """The prompt, up to where the model is to go on. Blocking: takes milliseconds on long conversations.
@@ -105,20 +116,23 @@ class ChatTemplate:
                 "messages",
             )
         chat = read_messages(messages, developer_role=self._developer_role, takes=self.takes)
+        if not self._takes_late_system:
+            chat = join_late_system(chat)
         offered = self._read_tools(tools)
+        continues = ending == "continued"
         plan = self._reasoning.plan(
-            reasoning or ReasoningWish(), _check_kwargs(template_kwargs or {}), continues=continue_final_message
+            reasoning or ReasoningWish(), _check_kwargs(template_kwargs or {}), continues=continues
         )
-        if continue_final_message and (chat[-1]["role"] != "assistant" or not chat[-1]["content"]):
+        if continues and (chat[-1]["role"] != "assistant" or not chat[-1]["content"]):
             raise invalid("continue_final_message needs a final message of the assistant that has content.", "messages")
-        continued = chat[-1]["content"] if continue_final_message else ""
+        continued = chat[-1]["content"] if continues else ""
         cut = self._control_tokens.cut(chat, offered, plan.template_kwargs)
         try:
             text = self._apply(
                 cut.messages,
                 tools=cut.tools,
-                continue_final_message=continue_final_message,
-                add_generation_prompt=not continue_final_message,
+                continue_final_message=continues,
+                add_generation_prompt=ending == "answer",
                 **cut.template_kwargs,
             )
         except jinja2.TemplateError as error:
@@ -127,7 +141,9 @@ class ChatTemplate:
         except _RENDER_ERRORS as error:
             logger.info("the chat template failed: %s", type(error).__name__)
             raise invalid("The model's chat template cannot render these messages.", "messages") from error
-        return RenderedPrompt(cut.split(plan.finish(text)), continued, tuple(find_media(messages)))
+        if ending != "none":
+            text = plan.finish(text)
+        return RenderedPrompt(cut.split(text), continued, tuple(find_media(messages)))
 
     def _read_tools(self, tools: Any) -> list[dict[str, Any]] | None:
         if not tools:

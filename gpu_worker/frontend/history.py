@@ -101,6 +101,25 @@ def find_history_shape(
     return shape._replace(joins_reasoning=joins_reasoning, has_system_tools=has_system_tools)
 
 
+def takes_late_system(try_render: TryRender) -> bool:
+    """Whether what the system says after the first turn shows in the prompt: some templates refuse or lose it."""
+    return PROBE in try_render([_USER, {"role": "system", "content": PROBE}])
+
+
+def join_late_system(chat: list[Message]) -> list[Message]:
+    """For templates that take none: what the system says later becomes part of the turn before it, or of the user's."""
+    joined: list[Message] = []
+    takes_more = False  # whether what the user says next belongs to the same turn
+    for message in chat:
+        is_late = bool(joined) and message["role"] == "system"
+        if (is_late and joined[-1]["role"] in ("user", "system")) or (takes_more and message["role"] == "user"):
+            joined[-1] = {**joined[-1], "content": _join_contents(joined[-1]["content"], message["content"])}
+        else:
+            joined.append({**message, "role": "user"} if is_late else message)
+        takes_more = joined[-1]["role"] == "user" and (is_late or takes_more)
+    return joined
+
+
 def takes_tools(try_render: TryRender) -> bool:
     """Whether a tool that is offered shows in the prompt."""
     return PROBE in try_render([_USER], tools=[_make_tool()])
@@ -136,6 +155,14 @@ def _refuses_reasoning_beside_content(try_render: TryRender, shape: HistoryShape
         return bool(try_render(shape.shape(_make_calling(**fields))))
 
     return renders(reasoning_content=PROBE) and not renders(reasoning_content=PROBE, content=PROBE)
+
+
+def _join_contents(first: Any, second: Any) -> Any:
+    """Two texts as one; lists of parts where one of them is such a list."""
+    if isinstance(first, str) and isinstance(second, str):
+        return f"{first}\n\n{second}"
+    parts = [[{"type": "text", "text": item}] if isinstance(item, str) else item for item in (first, second)]
+    return [*parts[0], *parts[1]]
 
 
 def _shorten(call_id: str) -> str:

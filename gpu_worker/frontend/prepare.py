@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from gpu_worker.engine.grammar import GrammarState
 from gpu_worker.engine.media import Media
 from gpu_worker.frontend.answer import AnswerStream, EndRules
-from gpu_worker.frontend.chat_template import ChatTemplate, RenderedPrompt
+from gpu_worker.frontend.chat_template import ChatTemplate, PromptEnding, RenderedPrompt
 from gpu_worker.frontend.detokenize import build_detokenizer
 from gpu_worker.frontend.errors import RequestRejected, check_text, invalid, unsupported
 from gpu_worker.frontend.fill_in import FillIn
@@ -125,15 +125,25 @@ class Frontend:
             media=media,
         )
 
-    def _render(self, request: Generate, offers_tools: bool) -> RenderedPrompt | None:
+    def read_prompt(self, request: Generate, *, add_generation_prompt: bool = True) -> list[int]:
+        """The tokens of the prompt alone, however many. Raises RequestRejected."""
+        ending: PromptEnding | None = None if add_generation_prompt else "none"
+        offers_tools = bool(request.tools) and allows_tools(request.tool_choice)
+        return self._tokenize(request, self._render(request, offers_tools, ending))[0]
+
+    def _render(
+        self, request: Generate, offers_tools: bool, ending: PromptEnding | None = None
+    ) -> RenderedPrompt | None:
         if request.kind != "chat":
             return None
         return self.template.render(
             request.messages,
             tools=request.tools if offers_tools else None,
             template_kwargs=request.chat_template_kwargs,
-            continue_final_message=request.continue_final_message,
-            reasoning=ReasoningWish(request.enable_thinking, request.reasoning_effort, request.reasoning),
+            ending=ending or ("continued" if request.continue_final_message else "answer"),
+            reasoning=ReasoningWish(
+                request.enable_thinking, request.reasoning_effort, request.reasoning, request.neutral_effort
+            ),
         )
 
     def _tokenize(self, request: Generate, rendered: RenderedPrompt | None) -> tuple[list[int], Media | None]:

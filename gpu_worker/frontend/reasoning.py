@@ -17,7 +17,6 @@ _USER = [{"role": "user", "content": "atrium"}]
 _SWITCHES = ("enable_thinking", "thinking")
 _EFFORT = "reasoning_effort"
 _LEVEL_NONE = re.compile(r"""reasoning_effort[^{}]*['"]none['"]""")
-_NEUTRAL_EFFORT = "medium"
 
 
 class ReasoningWish(NamedTuple):
@@ -26,6 +25,7 @@ class ReasoningWish(NamedTuple):
     enable_thinking: bool | None = None  # the client's word: honoured or refused
     effort: str | None = None  # likewise
     setting: ReasoningSetting = "auto"  # the model's own: followed as far as the model can
+    neutral_effort: str = "medium"  # asks nothing of a model without levels
 
 
 class ReasoningPlan(NamedTuple):
@@ -79,7 +79,7 @@ class ReasoningSwitch:
             wanted, field = False, _EFFORT
         kwargs = dict(template_kwargs)
         if wish.effort not in (None, "none"):
-            kwargs |= self._plan_effort(str(wish.effort))
+            kwargs |= self._plan_effort(str(wish.effort), wish.neutral_effort)
         if wanted is None and self._switch not in template_kwargs and _EFFORT not in kwargs:
             wanted, kwargs = self._follow_setting(wish.setting, kwargs)
         if wanted is None:
@@ -107,11 +107,11 @@ class ReasoningSwitch:
             return ReasoningPlan(kwargs)
         return ReasoningPlan(kwargs, wanted, self._tags)
 
-    def _plan_effort(self, effort: str) -> dict[str, Any]:
+    def _plan_effort(self, effort: str, neutral: str) -> dict[str, Any]:
         """Raises RequestRejected, unless the level is one that the template takes or the neutral one."""
         has_level = self._has_levels or self._has_level_none
         if has_level and self._try_render(_USER, **{_EFFORT: effort}):
             return {_EFFORT: effort}
-        if effort == _NEUTRAL_EFFORT:
+        if effort == neutral:
             return {}
         raise unsupported(f"This model has no reasoning effort {effort!r}.", _EFFORT)

@@ -30,6 +30,7 @@ from gpu_worker.protocol.config import (
 )
 from gpu_worker.protocol.events import (
     Delta,
+    Detokenized,
     Failed,
     FailureCode,
     Finished,
@@ -43,6 +44,7 @@ from gpu_worker.protocol.events import (
     Started,
     Task,
     Timing,
+    Tokenized,
     TokenLogprob,
     ToolCallDelta,
     TopLogprob,
@@ -52,6 +54,7 @@ from gpu_worker.protocol.events import (
 from gpu_worker.protocol.requests import (
     Abort,
     AdapterRef,
+    Detokenize,
     Embed,
     Generate,
     InputKind,
@@ -64,6 +67,7 @@ from gpu_worker.protocol.requests import (
     Structure,
     StructureKind,
     Submission,
+    Tokenize,
     ToWorker,
 )
 from gpu_worker.protocol.source import Source, split_source
@@ -86,6 +90,8 @@ __all__ = [
     "AudioChunk",
     "CodeFile",
     "Delta",
+    "Detokenize",
+    "Detokenized",
     "Embed",
     "Failed",
     "FailureCode",
@@ -118,6 +124,8 @@ __all__ = [
     "Timing",
     "ToWorker",
     "TokenLogprob",
+    "Tokenize",
+    "Tokenized",
     "ToolCallDelta",
     "ToolCallFormat",
     "TopLogprob",

@@ -116,6 +116,23 @@ class Finished(msgspec.Struct, frozen=True, omit_defaults=True, tag="finished"):
     timing: Timing = Timing()
 
 
+class Tokenized(msgspec.Struct, frozen=True, omit_defaults=True, tag="tokenized"):
+    """The one event of a `Tokenize`."""
+
+    id: str
+    num_tokens: int
+    max_model_len: int  # tokens, prompt and answer together
+    token_ids: list[int] = []
+    strings: list[str] | None = None  # the vocabulary's own spelling of each
+
+
+class Detokenized(msgspec.Struct, frozen=True, tag="detokenized"):
+    """The one event of a `Detokenize`."""
+
+    id: str
+    text: str
+
+
 class Failed(msgspec.Struct, frozen=True, omit_defaults=True, tag="failed"):
     """The whole request has ended with an error; no event of it follows. `message` may be shown to the client."""
 
@@ -180,4 +197,4 @@ class Pong(msgspec.Struct, frozen=True, omit_defaults=True, tag="pong"):
     cached_prefixes: bytes = b""  # digest for prefix-aware routing; empty where not offered
 
 
-FromWorker = Started | Progress | Delta | Vectors | Finished | Failed | Loading | Ready | Pong
+FromWorker = Started | Progress | Delta | Vectors | Tokenized | Detokenized | Finished | Failed | Loading | Ready | Pong

@@ -93,6 +93,7 @@ class Generate(msgspec.Struct, frozen=True, omit_defaults=True, tag="generate"):
     reasoning: ReasoningSetting = "auto"
     adapter: AdapterRef | None = None
     suffix: str = ""  # completion: the text after the answer, for models that were taught to fill gaps
+    neutral_effort: str = "medium"  # the `reasoning_effort` that asks nothing of a model without levels
 
 
 class Embed(msgspec.Struct, frozen=True, omit_defaults=True, tag="embed"):
@@ -127,6 +128,24 @@ class Score(msgspec.Struct, frozen=True, omit_defaults=True, tag="score"):
     priority: int = 0
 
 
+class Tokenize(msgspec.Struct, frozen=True, omit_defaults=True, tag="tokenize"):
+    """Which tokens the prompt of `request` comes to. Nothing is computed of them; answered by one `Tokenized`."""
+
+    id: str
+    request: Generate
+    add_special_tokens: bool = True  # to a text; messages get those that the chat template writes
+    add_generation_prompt: bool = True  # to messages: what opens the answer
+    with_tokens: bool = True
+    with_strings: bool = False
+
+
+class Detokenize(msgspec.Struct, frozen=True, tag="detokenize"):
+    """Which text these tokens are, special tokens included. Answered by one `Detokenized`."""
+
+    id: str
+    token_ids: list[int]
+
+
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
     """Stop a request and free its blocks. Answered by `Finished(reason="abort")` unless it had ended already."""
 
@@ -139,5 +158,5 @@ class Ping(msgspec.Struct, frozen=True, tag="ping"):
     nonce: int
 
 
-Submission = Generate | Embed | Score | Transcribe  # what starts a request
+Submission = Generate | Embed | Score | Transcribe | Tokenize | Detokenize  # what starts a request
 ToWorker = Submission | AudioChunk | Abort | Ping

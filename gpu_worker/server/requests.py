@@ -18,7 +18,7 @@ from gpu_worker.server.active import ActiveRequest
 from gpu_worker.server.adapters import AdapterTable
 from gpu_worker.server.connection import Connection
 from gpu_worker.server.status import WorkerStatus
-from gpu_worker.server.submissions import Frontend, check_task, make_active
+from gpu_worker.server.submissions import Frontend, check_task, find_media, make_active, prepare
 
 logger = logging.getLogger(__name__)
 
@@ -173,8 +173,8 @@ class RequestTable:
         try:
             check_task(message, serving.task)
             await self._hold_adapter(active, message, serving.adapters)
-            pool = self._media_pool if getattr(message, "media", None) else self._pool
-            prepared = await self._loop.run_in_executor(pool, serving.frontend.prepare, message)
+            pool = self._media_pool if find_media(message) else self._pool
+            prepared = await self._loop.run_in_executor(pool, prepare, serving.frontend, message)
             if not active.is_closed:
                 self._submit(active, message, prepared, serving)
         except RequestRejected as error:

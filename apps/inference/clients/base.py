@@ -6,9 +6,21 @@ from collections.abc import Callable
 from typing import Protocol
 
 from apps.core.errors import RequestTimeout
-from gpu_worker.protocol import Delta, Failed, Finished, ModelInfo, Progress, Started, Submission, Usage, Vectors
+from gpu_worker.protocol import (
+    Delta,
+    Detokenized,
+    Failed,
+    Finished,
+    ModelInfo,
+    Progress,
+    Started,
+    Submission,
+    Tokenized,
+    Usage,
+    Vectors,
+)
 
-StreamEvent = Started | Progress | Delta | Vectors | Finished | Failed
+StreamEvent = Started | Progress | Delta | Vectors | Tokenized | Detokenized | Finished | Failed
 # Told once, when an aborted request has ended at the engine: its exact usage, or None when that was never said.
 OnAborted = Callable[[Usage | None], None]
 

@@ -16,6 +16,7 @@ from gpu_worker.protocol import (
     MAX_FRAME_BYTES,
     Abort,
     Delta,
+    Detokenized,
     Failed,
     Finished,
     FromWorker,
@@ -28,6 +29,7 @@ from gpu_worker.protocol import (
     Ready,
     Started,
     Submission,
+    Tokenized,
     Vectors,
     decode_from_worker,
 )
@@ -38,7 +40,7 @@ CONNECT_TIMEOUT_S = 5.0
 RECONNECT_DELAYS_S = (0.05, 0.1, 0.25, 0.5)  # then again and again the last one
 GIVE_UP_AFTER_S = 30.0  # without a connection: the pool makes a new link when the replica is still wanted
 
-_OfRequest = (Delta, Finished, Started, Progress, Vectors, Failed)  # the most frequent first
+_OfRequest = (Delta, Finished, Started, Progress, Vectors, Tokenized, Detokenized, Failed)  # the most frequent first
 
 logger = logging.getLogger(__name__)
 
@@ -217,12 +219,12 @@ class NativeLink:
                 stream.fail(SlowConsumer())
                 self._outbox.put(Abort(stream.id))
 
-    def _end(self, stream: RequestStream, event: Finished | Failed) -> None:
+    def _end(self, stream: RequestStream, event: Finished | Failed | Tokenized | Detokenized) -> None:
         del self._streams[stream.id]
-        stream.usage = event.usage
+        stream.usage = event.usage if isinstance(event, Finished | Failed) else None
         aborting = self._aborting.pop(stream.id, None)
         if aborting is not None:
-            aborting[0](event.usage)
+            aborting[0](stream.usage)
 
     def _note_state(self, event: Loading | Ready | Pong) -> None:
         if isinstance(event, Pong):
@@ -235,5 +237,5 @@ class NativeLink:
         self._on_change()
 
 
-def _is_last(event: StreamEvent) -> TypeGuard[Finished | Failed]:
-    return isinstance(event, Failed) or (isinstance(event, Finished) and event.last)
+def _is_last(event: StreamEvent) -> TypeGuard[Finished | Failed | Tokenized | Detokenized]:
+    return isinstance(event, Failed | Tokenized | Detokenized) or (isinstance(event, Finished) and event.last)

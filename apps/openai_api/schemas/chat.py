@@ -125,7 +125,7 @@ def parse_chat(body: bytes, caller: Caller) -> ChatCall:
             tools=tools,
             tool_choice=tool_choice,
             parallel_tool_calls=chat.parallel_tool_calls is not False,
-            chat_template_kwargs=_read_template_kwargs(chat),
+            chat_template_kwargs=read_template_kwargs(chat.chat_template_kwargs),
             continue_final_message=bool(chat.continue_final_message),
             enable_thinking=chat.enable_thinking,
             reasoning_effort=_read_effort(chat),
@@ -199,8 +199,9 @@ def _read_sampling(chat: ChatBody) -> dict[str, Any]:
     return sampling
 
 
-def _read_template_kwargs(chat: ChatBody) -> dict[str, Any] | None:
-    kwargs = dict(chat.chat_template_kwargs or {})
+def read_template_kwargs(given: dict[str, Any] | None) -> dict[str, Any] | None:
+    """None for none. Raises InvalidRequest for those that the server sets itself."""
+    kwargs = given or {}
     if reserved := sorted(_RESERVED_TEMPLATE_KWARGS & kwargs.keys()):
         param = f"chat_template_kwargs.{reserved[0]}"
         raise InvalidRequest(f"'{param}' is set by the server.", param=param)

@@ -99,11 +99,11 @@ def test_tools_and_tool_results(demo: ChatTemplate) -> None:
 
 def test_final_message_is_continued(demo: ChatTemplate) -> None:
     messages = [*user("Hi"), {"role": "assistant", "content": "Hello, I"}]
-    prompt = demo.render(messages, continue_final_message=True)
+    prompt = demo.render(messages, ending="continued")
     assert prompt.text.endswith("<|im_start|>assistant\nHello, I")
     assert prompt.continued == "Hello, I"
     with pytest.raises(RequestRejected, match="final message"):
-        demo.render(user("Hi"), continue_final_message=True)
+        demo.render(user("Hi"), ending="continued")
 
 
 def test_template_kwargs_reach_the_template(build: Any) -> None:
@@ -176,3 +176,37 @@ def test_faulty_messages_are_refused_by_name(demo: ChatTemplate, messages: Any, 
     with pytest.raises(RequestRejected) as rejection:
         demo.render(messages)
     assert (rejection.value.code, rejection.value.param) == (code, param)
+
+
+def say(role: str, content: Any) -> dict[str, Any]:
+    return {"role": role, "content": content}
+
+
+def test_late_words_of_the_system_stay_where_the_template_takes_them(demo: ChatTemplate) -> None:
+    prompt = demo.render([*user("Hi"), say("system", "Be brief.")])
+    assert "<|im_start|>system\nBe brief.<|im_end|>" in prompt.text
+
+
+@pytest.mark.parametrize(
+    ("chat", "expected"),
+    [
+        ([say("user", "a"), say("system", "b")], "[user]a\n\nb"),
+        ([say("user", "a"), say("system", "b"), say("user", "c")], "[user]a\n\nb\n\nc"),
+        ([say("user", "a"), say("assistant", "b"), say("system", "c")], "[user]a[assistant]b[user]c"),
+        (
+            [say("user", "a"), say("assistant", "b"), say("system", "c"), say("user", "d")],
+            "[user]a[assistant]b[user]c\n\nd",
+        ),
+        ([say("system", "a"), say("system", "b"), say("user", "c")], "[system]a\n\nb[user]c"),
+        ([say("user", "a"), say("user", "b")], "[user]a[user]b"),
+    ],
+    ids=["last", "between", "after-answer", "before-user", "first-two", "none"],
+)
+def test_late_words_of_the_system_become_the_user_s_where_it_takes_none(
+    build: Any, chat: list[dict[str, Any]], expected: str
+) -> None:
+    source = (
+        "{% for m in messages %}{% if m.role == 'system' and not loop.first %}{{ raise_exception('late') }}{% endif %}"
+        "[{{ m.role }}]{{ m.content }}{% endfor %}"
+    )
+    assert build(source).render(chat).text == expected
