@@ -18,6 +18,7 @@ from channels.auth import AuthMiddlewareStack
 from channels.routing import ProtocolTypeRouter, URLRouter
 from django.urls import re_path
 
+from apps.anthropic_api.urls import consumers as anthropic_consumers
 from apps.chat.routing import websocket_urlpatterns
 from apps.core.db import close_db_connections
 from apps.core.middleware import ASGIApp, HttpMiddleware, Receive, Scope, Send
@@ -55,7 +56,7 @@ django = cast(ASGIApp, django_application)
 async def http(scope: Scope, receive: Receive, send: Send) -> None:
     """Generating paths are few and hot: one look-up instead of a pattern after the other."""
     path = scope["path"].removeprefix(scope.get("root_path", "")).lstrip("/")
-    await (find_consumer(path, scope) or django)(scope, receive, send)
+    await (anthropic_consumers.get(path) or find_consumer(path, scope) or django)(scope, receive, send)
 
 
 websocket = URLRouter([*websocket_urlpatterns, re_path(r"", cast(Any, refuse_websocket))])

@@ -255,7 +255,10 @@ SPECTACULAR_SETTINGS = {
     "VERSION": "0.1.0",
     "SERVE_INCLUDE_SCHEMA": False,
     "OAS_VERSION": "3.1.0",  # whose schemas are JSON Schema, as msgspec writes it
-    "POSTPROCESSING_HOOKS": ["apps.openai_api.openapi.add_generating_endpoints"],
+    "POSTPROCESSING_HOOKS": [
+        "apps.openai_api.openapi.add_generating_endpoints",
+        "apps.anthropic_api.openapi.add_messages",
+    ],
 }
 
 # --- Language and time ---------------------------------------------------------------------------------------------

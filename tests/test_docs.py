@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from apps.anthropic_api.parameters import BOOKKEEPING as BOOKKEEPING_OF_MESSAGES
+from apps.anthropic_api.parameters import NEUTRAL as NEUTRAL_OF_MESSAGES
+from apps.anthropic_api.schemas import body
+from apps.anthropic_api.urls import consumers as messages_consumers
 from apps.core import errors
 from apps.openai_api.parameters import (
     BOOKKEEPING,
@@ -15,7 +19,16 @@ from apps.openai_api.parameters import (
     RANKING_NEUTRAL,
     RESPONSES_NEUTRAL,
 )
-from apps.openai_api.schemas import chat, completions, embeddings, generation_config, ranking, responses, transcriptions
+from apps.openai_api.schemas import (
+    chat,
+    completions,
+    embeddings,
+    generation_config,
+    ranking,
+    responses,
+    tokenize,
+    transcriptions,
+)
 from apps.openai_api.urls import consumers, urlpatterns
 from project import checks
 
@@ -48,6 +61,8 @@ def find_undocumented(names: object, text: str) -> list[str]:
         ("POST /v1/rerank", ranking.RERANK_HONOURED),
         ("POST /v1/score", ranking.SCORE_HONOURED | RANKING_NEUTRAL.keys()),
         ("Honoured by transcriptions", transcriptions.HONOURED | transcriptions.NEUTRAL.keys()),
+        ("Honoured by messages", body.HONOURED | BOOKKEEPING_OF_MESSAGES.keys() | NEUTRAL_OF_MESSAGES.keys()),
+        ("Tokens", tokenize.HONOURED | tokenize.DETOKENIZE_HONOURED | tokenize.NEUTRAL.keys()),
         ("generation_config", generation_config.MAPPED.keys() | generation_config.NEUTRAL.keys()),
     ],
 )
@@ -72,7 +87,7 @@ def test_every_error_code_is_documented() -> None:
 
 
 def test_every_path_is_documented() -> None:
-    paths = {*consumers, *(str(route.pattern) for route in urlpatterns)}
+    paths = {*consumers, *messages_consumers, *(str(route.pattern) for route in urlpatterns)}
     named = {path for path in paths if path.startswith("v1/") or path in ("load_model", "health", "ready", "schema")}
     missing = [path for path in named if f" /{re.sub(r'<[^>]+>', '{id}', path)}`" not in API]
     assert missing == []

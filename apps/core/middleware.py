@@ -21,7 +21,7 @@ Headers = list[tuple[bytes, bytes]]
 _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")  # safe to echo into a header and to log
 _SANE_HEADER_NAMES = re.compile(rb"[A-Za-z0-9_, -]{1,2000}")
 _METHODS = b"GET, POST, PUT, PATCH, DELETE, OPTIONS"
-_EXPOSED = b"x-request-id, retry-after"
+_EXPOSED = b"x-request-id, request-id, retry-after"
 _MAX_AGE_S = b"600"
 
 
@@ -60,7 +60,7 @@ class HttpMiddleware:
                 return await send({"type": "http.response.body", "body": b""})
             else:
                 headers += [*_make_origin_headers(origin), (b"access-control-expose-headers", _EXPOSED)]
-        await self.app(scope, receive, _add_headers(send, headers))
+        await self.app(scope, receive, add_headers(send, headers))
 
 
 def _make_origin_headers(origin: bytes) -> Headers:
@@ -82,7 +82,9 @@ def _make_preflight_headers(scope: Scope, origin: bytes) -> Headers:
     return headers
 
 
-def _add_headers(send: Send, extra: Headers) -> Send:
+def add_headers(send: Send, extra: Headers) -> Send:
+    """The same, with these headers beside those of the answer."""
+
     def send_with_headers(message: Message) -> Awaitable[None]:  # no coroutine of its own: it is called for every chunk
         if message["type"] == "http.response.start":
             message["headers"] = [*message.get("headers", ()), *extra]

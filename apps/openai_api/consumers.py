@@ -1,5 +1,6 @@
 """The generating endpoints: parse, generate, encode. Everything they do is in schemas, inference and encoders."""
 
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -37,6 +38,16 @@ class GenerationConsumer(HttpConsumer):
         """Headers at once, and a comment that says what is waited for."""
         await self.start_sse()
         await self.write_sse(encode_sse_comment(describe_waiting(waiting)))
+
+    async def write_events(self, events: AsyncGenerator[bytes | Waiting, None], end: bytes) -> None:
+        """The whole stream: events that somebody else encodes, what is waited for before them, and its end."""
+        async for event in events:
+            if isinstance(event, Waiting):
+                await self.write_waiting(event)
+            elif event:
+                await self.start_sse()
+                await self.write_sse(event)
+        await self.finish_sse(end)
 
 
 class ChatCompletionsConsumer(GenerationConsumer):

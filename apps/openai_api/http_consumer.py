@@ -123,6 +123,10 @@ class HttpConsumer(AsyncConsumer):
         await self.start_sse()
         await self.finish_sse(b"")
 
+    def describe_error(self, error: ServiceError) -> tuple[int, bytes]:
+        """Status and body of an answer that is an error."""
+        return error.status, encode_error(error)
+
     def encode_failure(self, error: ServiceError) -> bytes:
         """The end of a stream that has begun and fails."""
         return encode_sse_error(error)
@@ -155,7 +159,8 @@ class HttpConsumer(AsyncConsumer):
                 headers["allow"] = self.method
             if isinstance(error, PayloadTooLarge):
                 headers["connection"] = "close"  # the rest of the body stays unread
-            await self.send_json(encode_error(error), error.status, headers)
+            status, body = self.describe_error(error)
+            await self.send_json(body, status, headers)
 
     def _send_keepalive(self) -> None:
         idle_s = self._loop.time() - self._last_write

@@ -117,11 +117,14 @@ RANKING_NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 
 def check_fields(
-    raw: Mapping[str, msgspec.Raw], honoured: frozenset[str], neutral: Mapping[str, tuple[Any, ...]]
+    raw: Mapping[str, msgspec.Raw],
+    honoured: frozenset[str],
+    neutral: Mapping[str, tuple[Any, ...]],
+    bookkeeping: Mapping[str, str] = BOOKKEEPING,
 ) -> None:
     """Raises UnsupportedParameter or InvalidRequest (code unknown_parameter), naming the field."""
     for name, value in raw.items():
-        if name in honoured or name in BOOKKEEPING:
+        if name in honoured or name in bookkeeping:
             continue
         if name not in neutral:
             raise InvalidRequest(f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter")

@@ -1,12 +1,10 @@
 """POST /v1/responses: what `response_answers.py` makes, as a stream, whole, or begun in the background."""
 
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from apps.core.db import run_db
 from apps.core.errors import Gone, NotFound, ServiceError
 from apps.core.http import SSE_DONE, encode_json
-from apps.inference.events import Waiting
 from apps.inference.sampling import find_sampling
 from apps.openai_api.background_responses import read_response
 from apps.openai_api.background_runs import BackgroundRun
@@ -31,7 +29,7 @@ class ResponsesConsumer(GenerationConsumer):
         if not answer.call.request.stream:
             return await self.send_json(await answer.answer())
         async with aclosing(answer.generate(await answer.prepare())) as events:
-            await self.run_stream(self._stream(events))
+            await self.run_stream(self.write_events(events, SSE_DONE))
 
     def encode_failure(self, error: ServiceError) -> bytes:
         """A response that has begun ends with response.failed, a mere wait with an error."""
@@ -51,15 +49,6 @@ class ResponsesConsumer(GenerationConsumer):
         log.add(encoder.queue())
         BackgroundRun(prepared, encoder, log)
         await self.send_pieces(follow(self.caller, answer.call.request.id))
-
-    async def _stream(self, events: AsyncGenerator[bytes | Waiting, None]) -> None:
-        async for event in events:
-            if isinstance(event, Waiting):
-                await self.write_waiting(event)
-            elif event:
-                await self.start_sse()
-                await self.write_sse(event)
-        await self.finish_sse(SSE_DONE)
 
 
 class ResponseEventsConsumer(GenerationConsumer):

@@ -13,14 +13,15 @@ from apps.core.errors import InvalidRequest, UnsupportedParameter
 from apps.openai_api.schemas.fields import SamplingFields
 from gpu_worker.protocol import Structure
 
-_NULL = Raw(b"null")
+NULL = Raw(b"null")
 MAX_CHARS = 256 * 1024
 Pattern = Annotated[str, Meta(min_length=1, max_length=MAX_CHARS)]
 Choices = Annotated[list[str], Meta(min_length=1, max_length=4096)]
 
 
-def _make_null() -> Raw:
-    return _NULL  # by a factory: the OpenAPI document cannot show JSON text as a default
+def make_null() -> Raw:
+    """The default of a field that is kept as JSON text."""
+    return NULL  # by a factory: the OpenAPI document cannot show JSON text as a default
 
 
 class JsonSchema(Struct, frozen=True):
@@ -28,7 +29,7 @@ class JsonSchema(Struct, frozen=True):
 
     name: str | None = None
     description: str | None = None
-    schema: Raw = msgspec.field(default_factory=_make_null)
+    schema: Raw = msgspec.field(default_factory=make_null)
     strict: bool | None = None
 
 
@@ -37,9 +38,9 @@ class ResponseFormat(Struct, frozen=True):
 
     type: str
     json_schema: JsonSchema | None = None
-    value: Raw = msgspec.field(default_factory=_make_null)
+    value: Raw = msgspec.field(default_factory=make_null)
     schema: Raw = msgspec.field(
-        default_factory=_make_null
+        default_factory=make_null
     )  # llama.cpp's place for json_object's, the Responses API's for json_schema's
     name: str | None = None
     description: str | None = None
@@ -49,7 +50,7 @@ class ResponseFormat(Struct, frozen=True):
 class StructuredOutputs(Struct, frozen=True, forbid_unknown_fields=True):
     """vLLM's object: one of its fields is given."""
 
-    json: Raw = msgspec.field(default_factory=_make_null)
+    json: Raw = msgspec.field(default_factory=make_null)
     regex: Pattern | None = None
     choice: Choices | None = None
     grammar: Pattern | None = None
@@ -61,7 +62,7 @@ class StructureFields(SamplingFields, frozen=True, kw_only=True):
 
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
-    guided_json: Raw = msgspec.field(default_factory=_make_null)
+    guided_json: Raw = msgspec.field(default_factory=make_null)
     guided_regex: Pattern | None = None
     guided_choice: Choices | None = None
     guided_grammar: Pattern | None = None
@@ -87,14 +88,14 @@ def read_response_format(given: ResponseFormat, param: str) -> Structure | None:
         case "text":
             return None
         case "json_object" | "json":
-            schema = given.value if given.value != _NULL else given.schema
-            if schema != _NULL:
+            schema = given.value if given.value != NULL else given.schema
+            if schema != NULL:
                 return Structure("json_schema", _read_schema(schema, param), param)
             if given.type == "json_object":
                 return Structure("json_object", param=param)
         case "json_schema":
             schema = given.json_schema.schema if given.json_schema else given.schema
-            if schema != _NULL:
+            if schema != NULL:
                 return Structure("json_schema", _read_schema(schema, param), param)
             raise InvalidRequest(f"'{param}.json_schema.schema' is required.", param=f"{param}.json_schema.schema")
         case "regex":
@@ -112,7 +113,7 @@ def _read_values(
     prefix: str, schema: Raw, regex: str | None, choices: list[str] | None, grammar: str | None
 ) -> list[Structure | None]:
     values: list[Structure | None] = []
-    if schema != _NULL:
+    if schema != NULL:
         values.append(Structure("json_schema", _read_schema(schema, prefix + "json"), prefix + "json"))
     if regex is not None:
         values.append(Structure("regex", regex, prefix + "regex"))
