@@ -4,7 +4,13 @@ from typing import Any
 
 Item = dict[str, Any]
 
-_PREFIXES = {"function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}  # others are messages
+_PREFIXES = {
+    "function_call": "fc",
+    "function_call_output": "fco",
+    "custom_tool_call": "ctc",
+    "custom_tool_call_output": "ctco",
+    "reasoning": "rs",
+}  # others are messages
 
 
 def read_items(given: str | list[Item], response_id: str, referenced: dict[str, Item]) -> list[Item]:
@@ -23,7 +29,7 @@ def _complete(item: Item, suffix: str) -> Item:
     item = {**item, "id": item_id, "type": kind, "status": item.get("status") or "completed"}
     if kind == "message":
         item["content"] = _make_parts(item.get("content"), item["role"])
-    elif kind == "function_call_output" and isinstance(item.get("output"), list):
+    elif kind.endswith("_call_output") and isinstance(item.get("output"), list):
         item["output"] = _make_parts(item["output"], "user")
     elif kind == "reasoning":
         item["summary"] = item.get("summary") or []

@@ -7,6 +7,12 @@ https://www.openresponses.org. Where those models differ from OpenAI's reference
 from typing import Any
 
 import openresponses_types as models
+from openai.types.responses import (
+    ResponseCustomToolCallInputDeltaEvent,
+    ResponseCustomToolCallInputDoneEvent,
+    ResponseCustomToolCallItem,
+    ResponseCustomToolCallOutput,
+)
 from pydantic import BaseModel, RootModel, TypeAdapter
 
 _EVENTS: dict[str, type[BaseModel]] = {
@@ -17,6 +23,13 @@ _EVENTS: dict[str, type[BaseModel]] = {
 _ITEM: TypeAdapter[Any] = TypeAdapter(
     models.Message | models.FunctionCall | models.FunctionCallOutput | models.ReasoningBody
 )
+# What these models lack: the openai SDK has it.
+_SDK_TYPES: dict[str, type[BaseModel]] = {
+    "custom_tool_call": ResponseCustomToolCallItem,
+    "custom_tool_call_output": ResponseCustomToolCallOutput,
+    "response.custom_tool_call_input.delta": ResponseCustomToolCallInputDeltaEvent,
+    "response.custom_tool_call_input.done": ResponseCustomToolCallInputDoneEvent,
+}
 
 
 def check_response(response: dict[str, Any]) -> None:
@@ -25,12 +38,24 @@ def check_response(response: dict[str, Any]) -> None:
         plain = {"format": {**response["text"]["format"], "schema": None}}
         response = {**response, "text": plain}
     tools = [tool for tool in response["tools"] if tool["type"] == "function"]  # they know no namespaces
-    models.ResponseResource.model_validate({**response, "tools": tools})
+    output = []
+    for item in response["output"]:
+        if item["type"] in _SDK_TYPES:
+            check_item(item)
+        else:
+            output.append(item)
+    choice = response["tool_choice"]
+    if isinstance(choice, dict) and "custom" in str(choice):
+        choice = "auto"
+    models.ResponseResource.model_validate({**response, "tools": tools, "output": output, "tool_choice": choice})
 
 
 def check_item(item: dict[str, Any]) -> None:
     """Raises ValidationError."""
-    _ITEM.validate_python(item)
+    if (model := _SDK_TYPES.get(item["type"])) is not None:
+        model.model_validate(item, extra="forbid")
+    else:
+        _ITEM.validate_python(item)
 
 
 def check_stream(events: list[dict[str, Any]]) -> dict[str, Any]:
@@ -55,9 +80,16 @@ def check_stream(events: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _check_event(event: dict[str, Any]) -> None:
+    if (model := _SDK_TYPES.get(event["type"])) is not None:
+        model.model_validate(event, extra="forbid")
+        return
     if "response" in event:
         check_response(event["response"])
-        event = {**event, "response": {**event["response"], "tools": [], "text": {"format": {"type": "text"}}}}
+        plain = {"tools": [], "text": {"format": {"type": "text"}}, "output": [], "tool_choice": "auto"}
+        event = {**event, "response": {**event["response"], **plain}}
+    if event.get("item", {}).get("type") in _SDK_TYPES:
+        check_item(event["item"])
+        event = {**event, "item": None}
     kind = event["type"].replace("response.reasoning_text.", "response.reasoning.")
     _EVENTS[kind].model_validate({**event, "type": kind})
 
@@ -73,6 +105,9 @@ def _check_item_events(events: list[dict[str, Any]], output_index: int) -> dict[
     if item["type"] == "function_call":
         assert kinds[1:-1] == ["response.function_call_arguments.done"]
         assert "".join(deltas) == events[-2]["arguments"] == item["arguments"]
+    elif item["type"] == "custom_tool_call":
+        assert kinds[1:-1] == ["response.custom_tool_call_input.done"]
+        assert "".join(deltas) == events[-2]["input"] == item["input"]
     else:
         name = {"message": "response.output_text", "reasoning": "response.reasoning_text"}[item["type"]]
         assert kinds[1:-1] == ["response.content_part.added", f"{name}.done", "response.content_part.done"]

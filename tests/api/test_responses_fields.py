@@ -14,6 +14,8 @@ from gpu_worker.protocol import Sampling
 from tests.api.open_responses import check_response
 from tests.api.test_responses import FILES, HELLO, WEATHER
 
+PATCH = {"type": "custom", "name": "patch"}
+LARK = {"type": "grammar", "syntax": "lark", "definition": 'start: "x"'}
 CALLER = Caller(user_id=1, username="ann", team_id=1, key_id=1)
 
 
@@ -87,10 +89,18 @@ def test_tool_choice_in_every_form(given: Any, echoed: Any, sent: Any) -> None:
         ({"reasoning": {"effort": "immense"}}, "reasoning.effort"),
         ({"reasoning": {"summary": "detailed"}}, "reasoning.summary"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
-        ({"tools": [{"type": "custom", "name": "x"}]}, "tools[0].type"),
+        ({"tools": [{"type": "web_search", "external_web_access": True}]}, "tools[0].type"),
+        ({"tools": [{"type": "custom"}]}, "tools[0].name"),
+        ({"tools": [PATCH | {"format": {"type": "grammar"}}]}, "tools[0].format.syntax"),
+        ({"tools": [PATCH | {"format": {"type": "grammar", "syntax": "regex"}}]}, "tools[0].format.definition"),
+        ({"tools": [PATCH | {"format": LARK}]}, "tools[0].format.syntax"),
+        ({"tools": [FILES | {"tools": [PATCH | {"format": LARK}]}]}, "tools[0].tools[0].format.syntax"),
+        ({"tools": [PATCH], "tool_choice": {"type": "function", "name": "patch"}}, "tool_choice"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "custom", "name": "weather"}}, "tool_choice"),
+        ({"input": [{"type": "custom_tool_call", "call_id": "c", "input": ""}]}, "input[0].name"),
         ({"tools": [{"type": "mcp", "server_label": "x"}]}, "tools[0].type"),
         ({"tools": [{"type": "namespace", "name": "x"}]}, "tools[0].tools"),
-        ({"tools": [FILES | {"tools": [{"type": "custom", "name": "x"}]}]}, "tools[0].tools[0].type"),
+        ({"tools": [FILES | {"tools": [{"type": "mcp", "name": "x"}]}]}, "tools[0].tools[0].type"),
         ({"tools": [WEATHER, WEATHER]}, "tools[1].name"),
         ({"tools": [WEATHER | {"defer_loading": True}]}, "tools[0].defer_loading"),
         ({"tools": [WEATHER], "tool_choice": {"type": "web_search"}}, "tool_choice"),

@@ -9,6 +9,7 @@ from typing import Any
 
 from apps.core.errors import ServiceError
 from apps.core.http import encode_json
+from apps.openai_api.encoders.custom_calls import CustomCallItem
 from apps.openai_api.encoders.responses_items import CallItem, Event, MessageItem, OpenItem, ReasoningItem
 from apps.openai_api.encoders.responses_object import make_error, make_response, make_usage
 from apps.openai_api.schemas.responses import ResponsesCall
@@ -99,7 +100,8 @@ class ResponseEncoder:
             return self._open.add(piece.arguments)
         events = self._close("completed")
         called = self._call.tools.names.get(piece.name or "")
-        self._open = CallItem(*self._place(CallItem.prefix), piece, called)
+        kind = CustomCallItem if called is not None and called.is_custom else CallItem
+        self._open = kind(*self._place(kind.prefix), piece, called)
         return events + self._open.open() + self._open.add(piece.arguments)
 
     def _reach(self, kind: type[MessageItem] | type[ReasoningItem]) -> list[Event]:
@@ -114,8 +116,9 @@ class ResponseEncoder:
         if self._open is None:
             return []
         closed, self._open = self._open, None
+        events = closed.close(status)
         self.response["output"] = [*self.response["output"], closed.make(status)]
-        return closed.close(status)
+        return events
 
     def _place(self, prefix: str) -> tuple[str, int]:
         """Id and index of the next item. Ids name the response too, so that an item can be found by its id."""

@@ -21,6 +21,8 @@ from apps.openai_api.schemas.responses_shape import Conversation, InputItem, con
 from apps.openai_api.schemas.responses_tools import (
     OfferedTools,
     ResponsesTool,
+    ToolOrigin,
+    check_choice,
     flatten_choice,
     join_choice,
     read_tools,
@@ -102,7 +104,7 @@ class PreparedCall(NamedTuple):
 
     request: GenerationRequest
     conversation: Conversation
-    tool_origins: list[str]
+    tool_origins: list[ToolOrigin]
 
     def rename(self, error: ServiceError) -> None:
         """Have the error call fields by the names that they have at this endpoint."""
@@ -110,8 +112,9 @@ class PreparedCall(NamedTuple):
         for index, origin in enumerate(self.tool_origins):
             place = f"tools[{index}].function"
             if error.param and error.param.startswith(place):
-                error.message = error.message.replace(place, origin)
-                error.param = error.param.replace(place, origin, 1)
+                named = origin.rename(error.param.replace(place, origin.path, 1))
+                error.message = error.message.replace(error.param, named).replace(place, origin.path)
+                error.param = named
                 return
         rename_field(error, _NAMES)
 
@@ -127,6 +130,7 @@ def parse_response(body: bytes, caller: Caller) -> ResponsesCall:
     (response.reasoning or ReasoningFields()).check()
     _check_background(response)
     offered = read_tools(response.tools)
+    check_choice(response.tool_choice, offered.names)
     tools, tool_choice = read_tool_choice(join_choice(response.tool_choice), offered.functions)
     request = GenerationRequest(
         id=new_response_id(),

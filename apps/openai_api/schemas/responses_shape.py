@@ -12,10 +12,19 @@ import msgspec
 from msgspec import Struct
 
 from apps.core.errors import InvalidRequest, ServiceError, UnsupportedParameter
+from apps.openai_api.schemas.custom_tools import make_arguments
 from apps.openai_api.schemas.messages import CalledFunction, Message, Part, ToolCall, convert_messages
 
 Error = TypeVar("Error", bound=ServiceError)
 
+# without which an item of a known type cannot be read
+_NEEDED_FIELDS = {
+    "message": "role",
+    "function_call": "name",
+    "function_call_output": "call_id",
+    "custom_tool_call": "name",
+    "custom_tool_call_output": "call_id",
+}
 _PLACE = re.compile(r"messages\[(\d+)\]([\w.\[\]]*)")
 
 
@@ -30,6 +39,7 @@ class InputItem(Struct, frozen=True):
     name: str | None = None
     namespace: str | None = None
     arguments: str | None = None
+    input: str | None = None
     output: str | list[Part] | None = None
     summary: list[Part] | None = None
     encrypted_content: str | None = None
@@ -110,7 +120,10 @@ class _Builder:
         match item:
             case InputItem(type="function_call", name=str(name)):
                 self._add_call(item, name, origin)
-            case InputItem(type="function_call_output", call_id=str()):
+            case InputItem(type="custom_tool_call", name=str(name)):
+                arguments = make_arguments(item.input or "")
+                self._add_call(msgspec.structs.replace(item, arguments=arguments), name, origin)
+            case InputItem(type="function_call_output" | "custom_tool_call_output", call_id=str()):
                 self.add_message(Message(role="tool", content=item.output or "", tool_call_id=item.call_id), origin)
             case InputItem(type="reasoning"):
                 self._add_reasoning(item, origin)
@@ -119,8 +132,8 @@ class _Builder:
             case InputItem(type="message", role="system" | "developer" | "user"):
                 role: Any = item.role
                 self.add_message(Message(role=role, content=item.content), origin)
-            case InputItem(type="function_call" | "function_call_output" | "message"):
-                field = {"function_call": "name", "message": "role"}.get(item.type, "call_id")
+            case InputItem(type=kind) if kind in _NEEDED_FIELDS:
+                field = _NEEDED_FIELDS[kind]
                 raise InvalidRequest(f"'{origin}.{field}' is missing or not valid.", param=f"{origin}.{field}")
             case _:
                 raise UnsupportedParameter(f"'{origin}' of type '{item.type}' is not supported.", param=origin)

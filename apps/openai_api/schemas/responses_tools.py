@@ -1,4 +1,4 @@
-"""The tools of the Responses API: functions in the flat form, alone or in namespaces, as Codex sends them.
+"""The tools of the Responses API: functions in the flat form and custom tools, alone or in namespaces, as Codex sends.
 
 A model knows a function of a namespace by one name, such as `mcp__files__read`; calls of it leave with both names.
 """
@@ -6,22 +6,48 @@ A model knows a function of a namespace by one name, such as `mcp__files__read`;
 from typing import Any, NamedTuple
 
 from apps.core.errors import InvalidRequest, UnsupportedParameter
+from apps.openai_api.schemas.custom_tools import InputFormat, describe_format, is_enforced, make_parameters
 from apps.openai_api.schemas.messages import Tool, convert_tool
 from apps.openai_api.schemas.responses_shape import join_name
 
 
-class ResponsesTool(Tool, frozen=True):
-    """A function, or a namespace with `tools` of its own."""
+class CallableTool(Tool, frozen=True):
+    """A function or a custom tool."""
 
-    tools: list[Tool] | None = None
+    format: InputFormat | None = None
     defer_loading: bool | None = None
 
 
+class ResponsesTool(CallableTool, frozen=True):
+    """One of these, a namespace with `tools` of its own, or a search in the web."""
+
+    tools: list[CallableTool] | None = None
+    external_web_access: bool | None = None
+
+    @property
+    def finds_nothing(self) -> bool:
+        """A search that may not touch the web: there is nothing here that it could search."""
+        return self.type in ("web_search", "web_search_preview") and self.external_web_access is False
+
+
 class CalledName(NamedTuple):
-    """What a function is called in a call."""
+    """What a tool is called in a call."""
 
     name: str
     namespace: str | None = None
+    is_custom: bool = False
+
+
+class ToolOrigin(NamedTuple):
+    """The field of the body that a function comes from."""
+
+    path: str
+    is_custom: bool
+
+    def rename(self, param: str) -> str:
+        """What the body has for a field of the function, such as `tools[0].parameters`."""
+        schema = f"{self.path}.parameters"
+        return f"{self.path}.format.definition" if self.is_custom and param.startswith(schema) else param
 
 
 class OfferedTools(NamedTuple):
@@ -29,7 +55,7 @@ class OfferedTools(NamedTuple):
 
     functions: list[dict[str, Any]] | None
     names: dict[str, CalledName]  # by the name that the model knows
-    origins: list[str]  # of each function, the field of the body that it comes from
+    origins: list[ToolOrigin]  # of each function
     echo: list[dict[str, Any]]  # as the answer repeats them
 
 
@@ -37,17 +63,28 @@ def read_tools(tools: list[ResponsesTool] | None) -> OfferedTools:
     """Raises InvalidRequest or UnsupportedParameter with the path of the tool."""
     functions: list[dict[str, Any]] = []
     names: dict[str, CalledName] = {}
-    origins: list[str] = []
+    origins: list[ToolOrigin] = []
+    offered = [tool for tool in tools or [] if not tool.finds_nothing]
     for path, tool, namespace in _flatten(tools or []):
-        function = convert_tool(tool, path)
-        called = CalledName(function["function"]["name"], namespace)
+        is_custom = tool.type == "custom" and tool.input_schema is None
+        function = _convert_custom(tool, path) if is_custom else convert_tool(tool, path)
+        called = CalledName(function["function"]["name"], namespace, is_custom)
         name = function["function"]["name"] = join_name(namespace, called.name)
         if name in names:
             raise InvalidRequest(f"'{path}': another tool has the name '{name}'.", param=f"{path}.name")
         functions.append(function)
         names[name] = called
-        origins.append(path)
-    return OfferedTools(functions or None, names, origins, [_describe(tool) for tool in tools or []])
+        origins.append(ToolOrigin(path, is_custom))
+    return OfferedTools(functions or None, names, origins, [_describe(tool) for tool in offered])
+
+
+def check_choice(choice: str | dict[str, Any] | None, names: dict[str, CalledName]) -> None:
+    """Raises InvalidRequest for a function that is chosen as a custom tool, or the other way round."""
+    for tool in _list_chosen(choice):
+        called = names.get(join_name(tool.get("namespace"), str(tool.get("name"))))
+        if called is not None and called.is_custom != (tool.get("type") == "custom"):
+            kind = "custom" if called.is_custom else "function"
+            raise InvalidRequest(f"'tool_choice': '{called.name}' is of type \"{kind}\".", param="tool_choice")
 
 
 def flatten_choice(choice: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
@@ -59,15 +96,17 @@ def flatten_choice(choice: str | dict[str, Any] | None) -> str | dict[str, Any] 
         tools = allowed.get("tools")
         flat = [flatten_choice(tool) for tool in tools] if isinstance(tools, list) else tools
         return {"type": kind, "mode": allowed.get("mode"), "tools": flat}
-    if kind == "function" and isinstance(function := choice.get("function"), dict):
+    if kind in ("function", "custom") and isinstance(function := choice.get(kind), dict):
         return {"type": kind, "name": function.get("name")}
     return choice
 
 
 def join_choice(choice: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
-    """A tool choice whose functions are called by the one name."""
+    """A tool choice whose tools are functions that are called by the one name."""
     if not isinstance(choice, dict):
         return choice
+    if choice.get("type") == "custom":
+        choice = {**choice, "type": "function"}
     if isinstance(tools := choice.get("tools"), list):
         return {**choice, "tools": [join_choice(tool) for tool in tools]}
     name, namespace = choice.get("name"), choice.get("namespace")
@@ -76,26 +115,55 @@ def join_choice(choice: str | dict[str, Any] | None) -> str | dict[str, Any] | N
     return choice
 
 
-def _flatten(tools: list[ResponsesTool]) -> list[tuple[str, Tool, str | None]]:
-    flat: list[tuple[str, Tool, str | None]] = []
+def _list_chosen(choice: str | dict[str, Any] | None) -> list[dict[str, Any]]:
+    if not isinstance(choice, dict):
+        return []
+    tools = choice.get("tools", [choice])
+    return [tool for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
+
+
+def _flatten(tools: list[ResponsesTool]) -> list[tuple[str, CallableTool, str | None]]:
+    flat: list[tuple[str, CallableTool, str | None]] = []
     for index, tool in enumerate(tools):
         path = f"tools[{index}]"
-        if tool.defer_loading:
-            raise UnsupportedParameter(f"'{path}.defer_loading' is not supported.", param=f"{path}.defer_loading")
+        if tool.finds_nothing:
+            continue
         if tool.type != "namespace":
             flat.append((path, tool, None))
-            continue
-        if not tool.name or not tool.tools:
+        elif not tool.name or not tool.tools:
             raise InvalidRequest(f"'{path}': a namespace needs a 'name' and 'tools'.", param=f"{path}.tools")
-        flat += [(f"{path}.tools[{inner}]", member, tool.name) for inner, member in enumerate(tool.tools)]
+        else:
+            flat += [(f"{path}.tools[{inner}]", member, tool.name) for inner, member in enumerate(tool.tools)]
+    for path, member, _ in flat:
+        if member.defer_loading:
+            raise UnsupportedParameter(f"'{path}.defer_loading' is not supported.", param=f"{path}.defer_loading")
     return flat
+
+
+def _convert_custom(tool: CallableTool, path: str) -> dict[str, Any]:
+    if not tool.name:
+        raise InvalidRequest(f"'{path}.name' is required.", param=f"{path}.name")
+    function = Tool(
+        name=tool.name,
+        description=tool.description,
+        parameters=make_parameters(tool.format, path),
+        strict=is_enforced(tool.format),
+    )
+    return convert_tool(function, path)
 
 
 def _describe(tool: ResponsesTool) -> dict[str, Any]:
     if tool.type != "namespace":
-        return _describe_function(tool)
-    members = [_describe_function(member) for member in tool.tools or []]
+        return _describe_callable(tool)
+    members = [_describe_callable(member) for member in tool.tools or []]
     return {"type": "namespace", "name": tool.name, "description": tool.description, "tools": members}
+
+
+def _describe_callable(tool: CallableTool) -> dict[str, Any]:
+    if tool.type != "custom" or tool.input_schema is not None:
+        return _describe_function(tool)
+    named = {"type": "custom", "name": tool.name, "description": tool.description}
+    return {**named, "format": describe_format(tool.format)}
 
 
 def _describe_function(tool: Tool) -> dict[str, Any]:
