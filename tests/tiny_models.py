@@ -8,7 +8,7 @@ import functools
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 VOCAB_SIZE = 97
 EOS_TOKEN_ID = 2
@@ -110,3 +110,20 @@ def make_model(architecture: str, dtype: torch.dtype = torch.float32) -> PreTrai
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator).to(dtype))
     return model
+
+
+@functools.cache
+def make_one_layer(vocab_size: int, max_model_len: int, eos_token_id: int | None = None) -> PreTrainedModel:
+    """The least that speaks a given vocabulary. To be copied before an engine is built on it."""
+    config = LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=max_model_len,
+        initializer_range=0.5,
+        eos_token_id=eos_token_id,
+    )
+    torch.manual_seed(0)
+    return LlamaForCausalLM(config).eval()

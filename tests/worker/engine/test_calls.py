@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 
 import jsonschema
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from gpu_worker.engine.build import build_engine
 from gpu_worker.engine.fallback import FallbackEngine
@@ -20,6 +18,7 @@ from gpu_worker.engine.request import Request
 from gpu_worker.frontend.answer import AnswerStream
 from gpu_worker.frontend.prepare import Frontend
 from gpu_worker.protocol import Generate, Sampling
+from tests.tiny_models import make_one_layer
 from tests.worker.engine.driving import make_config, run_all
 from tests.worker.frontend.test_families import FAMILIES
 from tests.worker.frontend.test_family_answers import build
@@ -76,24 +75,9 @@ def make_frontend(name: str) -> Frontend:
 
 
 @functools.cache
-def make_model() -> PreTrainedModel:
-    config = LlamaConfig(
-        vocab_size=VOCAB_SIZE,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=MAX_MODEL_LEN,
-        initializer_range=0.5,
-    )
-    torch.manual_seed(0)
-    return LlamaForCausalLM(config).eval()
-
-
-@functools.cache
 def make_engine(kind: str) -> PagedEngine | FallbackEngine:
     config = make_config(engine=kind, max_model_len=MAX_MODEL_LEN, num_blocks=1024)
-    return build_engine(copy.deepcopy(make_model()), config).engine
+    return build_engine(copy.deepcopy(make_one_layer(VOCAB_SIZE, MAX_MODEL_LEN)), config).engine
 
 
 def end_reasoning(frontend: Frontend) -> dict[int, float]:

@@ -10,10 +10,9 @@ from typing import Any
 
 import jsonschema
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import AutoTokenizer
 
 from gpu_worker.engine.build import build_engine
 from gpu_worker.engine.fallback import FallbackEngine
@@ -22,6 +21,7 @@ from gpu_worker.engine.paged import PagedEngine
 from gpu_worker.engine.request import Request, TokenOutput
 from gpu_worker.frontend.prepare import Frontend, Limits
 from gpu_worker.protocol import Generate, Sampling, Structure
+from tests.tiny_models import make_one_layer
 from tests.worker.engine.driving import make_config, run_all
 from tests.worker_process import DEMO_MODEL, DEMO_VOCAB_SIZE
 
@@ -38,27 +38,13 @@ def make_frontend() -> Frontend:
     return Frontend(AutoTokenizer.from_pretrained(DEMO_MODEL), limits)
 
 
-@functools.cache
-def make_model() -> PreTrainedModel:
-    config = LlamaConfig(
-        vocab_size=VOCAB_SIZE,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=MAX_MODEL_LEN,
-        initializer_range=0.5,
-        eos_token_id=EOS_TOKEN_ID,
-    )
-    torch.manual_seed(0)
-    return LlamaForCausalLM(config).eval()
-
-
 def make_engine(kind: str, **changes: Any) -> PagedEngine | FallbackEngine:
     fields = {"engine": kind, "max_model_len": MAX_MODEL_LEN, "num_blocks": 512} | changes
     if kind == GUESSING:
         fields |= {"engine": "paged", "speculation": "ngram"}
-    return build_engine(copy.deepcopy(make_model()), make_config(**fields)).engine
+    return build_engine(
+        copy.deepcopy(make_one_layer(VOCAB_SIZE, MAX_MODEL_LEN, EOS_TOKEN_ID)), make_config(**fields)
+    ).engine
 
 
 def prepare(structure: Structure | None, **sampling: Any) -> list[Request]:

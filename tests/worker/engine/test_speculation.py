@@ -240,7 +240,7 @@ def test_a_request_whose_guesses_are_right_is_guessed_for_in_every_step() -> Non
     assert (drafter.num_drafted, drafter.num_accepted) == (400, 400)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200, deadline=None)
 @given(tokens=st.lists(st.integers(0, 2), min_size=1, max_size=40), limit=st.integers(1, 9))
 def test_what_followed_the_longest_end_that_was_there_before_is_drafted(tokens: list[int], limit: int) -> None:
     best, start = 2, 0  # fewer than three tokens are no reason
