@@ -43,11 +43,21 @@ def check_cors(app_configs: Sequence[Any] | None, **_: Any) -> list[CheckMessage
     if "*" in origins and len(origins) > 1:
         found.append(Warning("ATRIUM_CORS_ALLOWED_ORIGINS has * and others; * allows all.", id="atrium.W002"))
     for origin in origins:
-        parts = urlsplit(origin)
-        if origin != "*" and not (parts.scheme and parts.netloc and origin == f"{parts.scheme}://{parts.netloc}"):
+        if not _is_origin(origin):
             message = f"ATRIUM_CORS_ALLOWED_ORIGINS: {origin!r} is no origin."
-            found.append(Error(message, hint="Write scheme://host or scheme://host:port.", id="atrium.E003"))
+            hint = "Write scheme://host, scheme://host:port, null, or app-scheme://* for all windows of an app."
+            found.append(Error(message, hint=hint, id="atrium.E003"))
     return found
+
+
+def _is_origin(given: str) -> bool:
+    """Of a page, of a file or a sandbox (null), of an app; or a pattern for all (*) or for all windows of an app."""
+    parts = urlsplit(given)
+    if given in ("*", "null"):
+        return True
+    if parts.netloc == "*" and parts.scheme in ("http", "https"):
+        return False
+    return bool(parts.scheme and parts.netloc) and given == f"{parts.scheme}://{parts.netloc}"
 
 
 @register(Tags.security)

@@ -31,6 +31,8 @@ CHECKS = [
         ({"PUBLIC_BASE_URL": "https://atrium.example.com", "DEBUG": True}, ["W001"]),
         ({"CORS_ALLOWED_ORIGINS": ["https://a.example", "http://localhost:3000"]}, []),
         ({"CORS_ALLOWED_ORIGINS": ["*"]}, []),
+        ({"CORS_ALLOWED_ORIGINS": ["null", "tauri://localhost", "app://obsidian.md", "vscode-webview://*"]}, []),
+        ({"CORS_ALLOWED_ORIGINS": ["https://*"]}, ["E003"]),
         ({"CORS_ALLOWED_ORIGINS": ["*", "https://a.example"]}, ["W002"]),
         ({"CORS_ALLOWED_ORIGINS": ["https://a.example/"]}, ["E003"]),
         ({"CORS_ALLOWED_ORIGINS": ["a.example"]}, ["E003"]),

@@ -13,6 +13,7 @@ class ServiceError(Exception):
     status = 500
     type = "server_error"
     code: str | None = "internal_error"
+    default_retry_after_s: float | None = None
 
     def __init__(
         self, message: str, *, param: str | None = None, code: str | None = None, retry_after_s: float | None = None
@@ -20,7 +21,7 @@ class ServiceError(Exception):
         super().__init__(message)
         self.message = message
         self.param = param
-        self.retry_after_s = retry_after_s
+        self.retry_after_s = self.default_retry_after_s if retry_after_s is None else retry_after_s
         if code is not None:
             self.code = code
 
@@ -133,6 +134,7 @@ class RateLimited(ServiceError):
     status = 429
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
+    default_retry_after_s = 10.0
 
 
 class InternalError(ServiceError):
@@ -145,3 +147,4 @@ class Unavailable(ServiceError):
     status = 503
     type = "service_unavailable_error"
     code = "service_unavailable"
+    default_retry_after_s = 10.0

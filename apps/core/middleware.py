@@ -52,7 +52,7 @@ class HttpMiddleware:
         headers = [(b"x-request-id", request_id)]
         if allowed := settings.CORS_ALLOWED_ORIGINS:
             origin = get_header(scope, b"origin")
-            if origin is None or not ("*" in allowed or origin.decode("latin-1") in allowed):
+            if origin is None or not _is_allowed(origin.decode("latin-1"), allowed):
                 headers.append((b"vary", b"Origin"))
             elif scope["method"] == "OPTIONS" and get_header(scope, b"access-control-request-method"):
                 headers += _make_preflight_headers(scope, origin)
@@ -61,6 +61,12 @@ class HttpMiddleware:
             else:
                 headers += [*_make_origin_headers(origin), (b"access-control-expose-headers", _EXPOSED)]
         await self.app(scope, receive, add_headers(send, headers))
+
+
+def _is_allowed(origin: str, allowed: list[str]) -> bool:
+    """By name, or by scheme: an app's windows may have origins of their own, such as vscode-webview://UUID."""
+    scheme, _, _ = origin.partition("://")
+    return "*" in allowed or origin in allowed or f"{scheme}://*" in allowed
 
 
 def _make_origin_headers(origin: bytes) -> Headers:

@@ -15,6 +15,7 @@ from rest_framework.views import APIView
 
 from apps.accounts.auth import get_caller
 from apps.core.errors import NotFound, Unavailable
+from apps.core.http import get_error_headers
 from apps.openai_api.openapi import MODEL_LIST_SCHEMA, MODEL_SCHEMA
 from apps.registry.directory import ModelSpec, get_model, list_models
 
@@ -69,7 +70,7 @@ def ready(request: HttpRequest) -> JsonResponse:
     except DatabaseError:
         logger.exception("the database does not answer")
         error = Unavailable("The database does not answer.")
-        return JsonResponse(error.as_dict(), status=error.status)
+        return JsonResponse(error.as_dict(), status=error.status, headers=get_error_headers(error))
     return JsonResponse({"status": "ok"})
 
 
