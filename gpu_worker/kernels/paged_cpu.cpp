@@ -150,15 +150,31 @@ void attend_decodes(State& state, const Tensor& query_NTD, const Tensor& key_KTD
   });
 }
 
+// --- Few shapes -----------------------------------------------------------------------------------------------------
+
+// In half precision matrix products and fused attention make code for every shape that they meet, and keep it: a worker
+// would grow by half a gigabyte before it had met most lengths of prompts.
+constexpr int64_t ROWS_STEP = 32;
+
+int64_t round_rows(int64_t num_rows, const Tensor& x) {
+  return x.scalar_type() == at::kFloat ? num_rows : (num_rows + ROWS_STEP - 1) / ROWS_STEP * ROWS_STEP;
+}
+
+// Zeros behind the last row, the rows being the last dimension but one.
+Tensor pad_rows(const Tensor& x, int64_t num_rows) {
+  const int64_t missing = num_rows - x.size(-2);
+  return missing ? at::constant_pad_nd(x, {0, 0, 0, missing}) : x;
+}
+
 // --- Prompt chunks --------------------------------------------------------------------------------------------------
 
-const Tensor& get_mask(State& state, size_t index, int64_t window) {
+// [Q, L]. Of rows that are padding it holds what it would if the chunk were so much longer.
+const Tensor& get_mask(State& state, size_t index, int64_t window, int64_t Q, int64_t L) {
   Tensor& mask = state.masks[{index, window}];
   if (!mask.defined()) {
-    const Span& span = state.spans[index];
-    const int64_t num_tokens = span.num_past + span.end - span.start;
-    const Tensor queries = at::arange(span.num_past, num_tokens).unsqueeze(1);
-    const Tensor keys = at::arange(num_tokens).unsqueeze(0);
+    const int64_t num_past = state.spans[index].num_past;
+    const Tensor queries = at::arange(num_past, num_past + Q).unsqueeze(1);
+    const Tensor keys = at::arange(L).unsqueeze(0);
     mask = keys <= queries;
     if (window > 0) mask = mask & (keys > queries - window);
   }
@@ -188,20 +204,23 @@ void attend_span(State& state, size_t index, const Tensor& query_NTD, const Tens
     key_KLD = state.keys[layer].index_select(0, span.blocks).flatten(0, 1).narrow(0, 0, L).transpose(0, 1);
     value_KLD = state.values[layer].index_select(0, span.blocks).flatten(0, 1).narrow(0, 0, L).transpose(0, 1);
   }
-  const Tensor query_KGQD = query_NTD.narrow(1, span.start, Q).unflatten(0, {K, G});
+  const int64_t Q_ = round_rows(Q, query_NTD), L_ = span.num_past ? round_rows(L, query_NTD) : Q_;
+  const Tensor query_KGQD = pad_rows(query_NTD.narrow(1, span.start, Q), Q_).unflatten(0, {K, G});
+  key_KLD = pad_rows(key_KLD, L_), value_KLD = pad_rows(value_KLD, L_);
   // Query heads that share a key head see it through a stride of 0: nothing is repeated.
-  const Tensor key_KGLD = key_KLD.unsqueeze(1).expand({K, G, L, key_KLD.size(2)});
-  const Tensor value_KGLD = value_KLD.unsqueeze(1).expand({K, G, L, value_KLD.size(2)});
+  const Tensor key_KGLD = key_KLD.unsqueeze(1).expand({K, G, L_, key_KLD.size(2)});
+  const Tensor value_KGLD = value_KLD.unsqueeze(1).expand({K, G, L_, value_KLD.size(2)});
   const bool is_plain = rules.softcap == 0 && !sinks_N;
   const bool is_causal = is_plain && span.num_past == 0 && (rules.window == 0 || rules.window >= L);
+  OptionalTensor mask;
+  if (!is_causal) mask = get_mask(state, index, rules.window, Q_, L_);
   Tensor out_KGQD;
   if (is_plain) {
-    const OptionalTensor mask = is_causal ? OptionalTensor() : OptionalTensor(get_mask(state, index, rules.window));
     out_KGQD = at::scaled_dot_product_attention(query_KGQD, key_KGLD, value_KGLD, mask, 0.0, is_causal, rules.scale);
   } else {
-    out_KGQD = attend_by_hand(query_KGQD, key_KGLD, value_KGLD, get_mask(state, index, rules.window), rules, sinks_N);
+    out_KGQD = attend_by_hand(query_KGQD, key_KGLD, value_KGLD, *mask, rules, sinks_N);
   }
-  out_TND[0].narrow(0, span.start, Q).copy_(out_KGQD.flatten(0, 1).transpose(0, 1));
+  out_TND[0].narrow(0, span.start, Q).copy_(out_KGQD.narrow(2, 0, Q).flatten(0, 1).transpose(0, 1));
 }
 
 // --- Operators ------------------------------------------------------------------------------------------------------
@@ -256,7 +275,11 @@ Tensor linear(const Tensor& x, int64_t index, int64_t num_outputs) {
                              .typed<Signature>();
   const Linear& layer = get_current().linears->at(index);
   if (!layer.weight.is_mkldnn()) return at::linear(x, layer.weight, layer.bias);
-  return op.call(x.contiguous(), layer.weight, layer.bias, "none", c10::List<std::optional<at::Scalar>>(), "");
+  const int64_t T_ = x.size(-2);
+  // As few rows as decodes have are worth code of their own.
+  const Tensor padded = T_ > ROWS_STEP ? pad_rows(x.contiguous(), round_rows(T_, x)) : x.contiguous();
+  const Tensor out = op.call(padded, layer.weight, layer.bias, "none", c10::List<std::optional<at::Scalar>>(), "");
+  return out.narrow(-2, 0, T_);
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
 """Compiled steps: the tokens stay those of `model.generate`, and what cannot be compiled is said or left out."""
 
 import copy
+import ctypes
+import gc
 import random
 from pathlib import Path
 
@@ -10,7 +12,8 @@ import torch
 from gpu_worker.adapters.files import AdapterReader
 from gpu_worker.engine.build import BuiltEngine, build_engine
 from gpu_worker.engine.paged import PagedEngine
-from gpu_worker.protocol import AdapterRef
+from gpu_worker.kernels.native import build_library
+from gpu_worker.protocol import AdapterRef, Sampling
 from tests.tiny_adapters import make_adapter
 from tests.tiny_models import FALLBACK, make_model
 from tests.worker.engine.driving import generate, make_config, make_prompt, make_request, run_all, run_mixed
@@ -24,6 +27,22 @@ needs_minutes = [pytest.mark.slow, pytest.mark.timeout(COMPILE_TIMEOUT_S)]
 def build(architecture: str, cache: Path, dtype: torch.dtype = torch.float32, **changes: object) -> BuiltEngine:
     model = copy.deepcopy(make_model(architecture, dtype))
     return build_engine(model, make_config(compile_cache=str(cache), **changes))
+
+
+class HeapInfo(ctypes.Structure):
+    """What mallinfo2 of the C library returns."""
+
+    _fields_ = [(name, ctypes.c_size_t) for name in (
+        "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"
+    )]  # fmt: skip
+
+
+def count_heap_bytes() -> int:
+    """In use by the process, of what malloc gives."""
+    library = ctypes.CDLL(None)
+    library.mallinfo2.restype = HeapInfo
+    info = library.mallinfo2()
+    return int(info.uordblks + info.hblkhd)
 
 
 def describe(built: BuiltEngine) -> str:
@@ -133,6 +152,57 @@ def test_bfloat16_is_compiled_and_reproducible(cache: Path) -> None:
         run_all(built.engine, [request])
         answers.append(request.output_token_ids)
     assert answers[0] == answers[1]
+
+
+def read_logprobs(built: BuiltEngine, prompt: list[int]) -> dict[int, float]:
+    """Of the likeliest first tokens."""
+    request = make_request("r", prompt, sampling=Sampling(seed=0, temperature=0.0, top_logprobs=20), max_tokens=1)
+    outputs = run_all(built.engine, [request])
+    (logprobs,) = [output.logprobs for output in outputs if output.logprobs is not None]
+    return dict(zip(logprobs.top_token_ids, logprobs.top_logprobs, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(COMPILE_TIMEOUT_S)
+@pytest.mark.parametrize("architecture", ["qwen2", "gemma2", "gpt_oss"])
+def test_padded_prompts_in_bfloat16_have_the_logits_of_plain_torch(architecture: str, cache: Path) -> None:
+    """Long chunks, with and without a past, under windows, soft caps and sinks."""
+    build_library(cache)
+    sizes = {"max_num_batched_tokens": 64, "max_model_len": 160, "prefix_cache": False}
+    native = build(architecture, cache, torch.bfloat16, compile="auto", **sizes)
+    assert describe(native) != "plain torch"
+    plain = build(architecture, cache, torch.bfloat16, compile="off", **sizes)
+    for length in (33, 64, 75, 140):
+        prompt = make_prompt(random.Random(length), length)
+        expected, found = read_logprobs(plain, prompt), read_logprobs(native, prompt)
+        common = expected.keys() & found.keys()
+        assert len(common) > 10
+        assert [found[i] for i in common] == pytest.approx([expected[i] for i in common], abs=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(COMPILE_TIMEOUT_S)
+def test_lengths_of_prompts_leave_nothing_in_memory(cache: Path) -> None:
+    """Kernels are made for a shape and kept: there must not be one for every length, nor one for every known prefix."""
+    build_library(cache)
+    sizes = {"max_num_batched_tokens": 128, "max_model_len": 200, "num_blocks": 64}
+    built = build("qwen2", cache, torch.bfloat16, compile="auto", **sizes)
+    beginning = make_prompt(random.Random(1), 48)
+    lengths = list(range(33, 120))
+    random.Random(0).shuffle(lengths)
+
+    def run(lengths: list[int]) -> None:
+        for length in lengths:
+            rest = make_prompt(random.Random(length), length)
+            requests = [make_request("known", [*beginning, *rest], max_tokens=2), make_request("new", rest)]
+            for request in requests:
+                run_all(built.engine, [request])
+        gc.collect()
+
+    run([*range(1, 33), *lengths[:20]])  # as few rows as decodes have are kept one by one
+    before = count_heap_bytes()
+    run(lengths[20:])
+    assert count_heap_bytes() - before < 4e6
 
 
 @pytest.mark.parametrize("mode", ["auto", "off"])
