@@ -42,6 +42,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     # the effort that it takes for saying nothing.
     default_reasoning: ReasoningSetting = "auto"
     neutral_effort: str = "medium"
+    thinking_budget: int | None = None
 
 
 class PoolingRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -87,7 +87,7 @@ class Frontend:
             GrammarCompiler(
                 build_vocabulary(self.tokenizer, limits.vocab_size, limits.eos_token_ids, self._visible_ids)
             ),
-            drops_first_space=self.tokenizer.drops_first_space,
+            self.tokenizer,
         )
 
     def prepare(self, request: Generate) -> PreparedRequest:

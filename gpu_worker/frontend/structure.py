@@ -15,21 +15,27 @@ from gpu_worker.frontend.lark import exclude, quote
 from gpu_worker.frontend.parsers.base import EnclosedReasoning
 from gpu_worker.frontend.structure_calls import CallGrammars, Frame
 from gpu_worker.frontend.structure_parts import Part, is_strict, make_part
+from gpu_worker.frontend.thinking_budget import BudgetedState, Thought
+from gpu_worker.frontend.tokenizer import TextTokenizer
 from gpu_worker.protocol import Generate
 
 # The model writes a text in whatever tokens it likes, as it would without a grammar.
+_BLANK = "BLANK: /[ \\t\\r\\n]{1,8}/\n"
+_BUDGET = "thinking_budget"
+_ANYTHING = Frame("TEXT", "TEXT: /(?s:.*)/\n", {}, _BUDGET)
 _OPTIONS = '%llguidance {"no_forcing": true}\n'
 
 
 class StructureBuilder:
     """The grammars of one model's requests. Thread-safe; blocking."""
 
-    def __init__(self, template: ChatTemplate, compiler: GrammarCompiler, *, drops_first_space: bool) -> None:
-        """`drops_first_space`: of the tokenizer; the first token may then begin with a space that is not shown."""
+    def __init__(self, template: ChatTemplate, compiler: GrammarCompiler, tokenizer: TextTokenizer) -> None:
         self._template = template
         self._compiler = compiler
+        self._tokenizer = tokenizer
         self._calls = CallGrammars(template.tool_call_parser, template.source)
-        self._lead = '" "? ' if drops_first_space else ""
+        # The first token may then begin with a space that is not shown.
+        self._lead = '" "? ' if tokenizer.drops_first_space else ""
 
     def build(self, request: Generate, rendered: RenderedPrompt | None) -> GrammarState | None:
         """The state of an answer without tokens, to be copied for every choice; None where any answer will do.
@@ -37,6 +43,8 @@ class StructureBuilder:
         Raises RequestRejected naming the field that cannot be honoured.
         """
         frame = self._find_frame(request, continues=rendered is not None and bool(rendered.continued))
+        if request.thinking_budget is not None and rendered is not None and not rendered.continued:
+            return self._limit_reasoning(frame or _ANYTHING, request, rendered, request.thinking_budget)
         if frame is None:
             return None
         if request.sampling.ignore_eos:
@@ -47,6 +55,27 @@ class StructureBuilder:
         if rendered is not None and not all(map(state.accept, self._compiler.tokenize(rendered.continued))):
             raise invalid(f"The final message is not the beginning of what '{frame.param}' asks for.", "messages")
         return state
+
+    def _limit_reasoning(self, frame: Frame, request: Generate, rendered: RenderedPrompt, budget: int) -> GrammarState:
+        """What the frame describes, after reasoning of so many tokens."""
+        parser = self._template.reasoning_parser
+        if not isinstance(parser, EnclosedReasoning):
+            raise unsupported(f"'{_BUDGET}' is not possible with the way in which this model reasons.", _BUDGET)
+        if request.sampling.ignore_eos:
+            raise invalid(f"'ignore_eos' cannot be combined with '{_BUDGET}'.", "ignore_eos")
+        opening, closing = (mark.strip() for mark in parser.enclosure)
+        thought = Thought(opening.encode(), closing.encode(), rendered.text.rstrip().endswith(opening))
+        free = frame if frame is _ANYTHING else self._allow_reasoning(frame, rendered)
+        end = self._write_token(closing)
+        ended = frame._replace(start=f"{end} BLANK? ({frame.start})", rules=frame.rules + _BLANK)
+        return BudgetedState(
+            self._compile(free), self._compile(ended).matcher, thought, budget, self._tokenizer.token_bytes
+        )
+
+    def _write_token(self, text: str) -> str:
+        """A Lark expression for the one token that writes this, which a model knows better than its letters."""
+        token_ids = self._tokenizer.encode(text, add_special_tokens=False)
+        return f"<[{token_ids[0]}]>" if len(token_ids) == 1 else quote(text)
 
     def _find_frame(self, request: Generate, *, continues: bool) -> Frame | None:
         """`continues`: the prompt ends within the answer."""
@@ -88,8 +117,7 @@ class StructureBuilder:
         is_open = rendered.text.rstrip().endswith(opening.rstrip())
         thought = "thought BLANK?" if is_open else f"({quote(opening)} thought BLANK?)?"
         rules = f"thought[lazy]: THOUGHT {quote(closing)}\nTHOUGHT: {exclude(parser.excluded)}\n"
-        rules += "BLANK: /[ \\t\\r\\n]{1,8}/\n"
-        return frame._replace(start=f"{thought} ({frame.start})", rules=frame.rules + rules)
+        return frame._replace(start=f"{thought} ({frame.start})", rules=frame.rules + rules + _BLANK)
 
     def _compile(self, frame: Frame) -> GrammarState:
         """Raises RequestRejected, naming the part that is wrong where it is one part alone."""

@@ -245,16 +245,17 @@ def test_tools_and_the_choice_among_them(
         ({}, (None, "off", None)),
         ({"thinking": {"type": "adaptive"}}, (None, "on", None)),
         ({"thinking": {"type": "enabled"}}, (True, "auto", None)),
-        ({"thinking": {"type": "enabled", "budget_tokens": 50}}, (True, "auto", None)),
+        ({"thinking": {"type": "enabled", "budget_tokens": 9}}, (True, "auto", None)),
         ({"thinking": {"type": "disabled"}}, (False, "auto", None)),
         ({"output_config": {"effort": "low"}}, (None, "off", "low")),
     ],
-    ids=["absent", "adaptive", "enabled", "no-budget", "disabled", "effort"],
+    ids=["absent", "adaptive", "enabled", "budget", "disabled", "effort"],
 )
 def test_thinking(chat_api: Api, worker: ScriptedWorker, fields: Body, expected: tuple[object, ...]) -> None:
     asked = ask(chat_api, worker, **fields)
     assert (asked.enable_thinking, asked.reasoning, asked.reasoning_effort) == expected
     assert asked.neutral_effort == "high"
+    assert asked.thinking_budget == fields.get("thinking", {}).get("budget_tokens")
 
 
 def test_the_model_s_own_setting_wins_over_the_api_s_default(

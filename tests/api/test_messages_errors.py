@@ -147,7 +147,7 @@ def test_the_worker_s_refusals_name_what_the_client_sent(
         ("tool_choice", {"tool_choice": {"type": "any"}}),
         ("tool_choice", {"tools": [LOOK], "tool_choice": {"type": "tool", "name": "other"}}),
         ("tool_choice.name", {"tools": [LOOK], "tool_choice": {"type": "tool"}}),
-        ("thinking.budget_tokens", {"thinking": {"type": "enabled", "budget_tokens": 40}}),
+        ("thinking.budget_tokens", {"thinking": {"type": "enabled", "budget_tokens": 0}}),
         ("thinking.type", {"thinking": {"type": "between_tools"}}),
         ("output_config", {"output_config": {"task_budget": {"type": "tokens", "total": 9}}}),
         ("output_config.format.schema", {"output_config": {"format": {"type": "json_schema"}}}),

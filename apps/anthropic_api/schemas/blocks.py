@@ -9,6 +9,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Raw, Struct
 
+from apps.openai_api.schemas.fields import Count
 from apps.openai_api.schemas.structure import make_null
 
 Role = Literal["user", "assistant", "system"]
@@ -70,5 +71,5 @@ class Thinking(Struct, frozen=True, forbid_unknown_fields=True):
     """Whether the model thinks before it answers, and whether the client is shown what."""
 
     type: Literal["enabled", "disabled", "adaptive"]
-    budget_tokens: int | None = None
+    budget_tokens: Count | None = None
     display: Literal["summarized", "omitted"] | None = None

@@ -30,7 +30,12 @@ from gpu_worker.protocol import ReasoningSetting, Structure
 _DEFAULT_REASONING: dict[str | None, ReasoningSetting] = {None: "off", "adaptive": "on"}
 _NEUTRAL_EFFORT = "high"  # Anthropic: the same as saying nothing
 # The worker's names of fields -> those of this API.
-_NAMES = {"enable_thinking": "thinking.type", "reasoning_effort": "output_config.effort", "stop": "stop_sequences"}
+_NAMES = {
+    "enable_thinking": "thinking.type",
+    "thinking_budget": "thinking.budget_tokens",
+    "reasoning_effort": "output_config.effort",
+    "stop": "stop_sequences",
+}
 _FUNCTION = re.compile(r"(tools\[\d+\])\.function(\.parameters)?")
 
 
@@ -113,7 +118,6 @@ def parse_messages(body: bytes, caller: Caller) -> MessagesCall:
     sampling: dict[str, Any] = {name: value for name in named if (value := getattr(given, name)) is not None}
     if given.stop_sequences:
         sampling["stop"] = tuple(given.stop_sequences)
-    _check_budget(given.thinking, given.max_tokens)
     return _make_call(given, caller, sampling=sampling, stream=bool(given.stream))
 
 
@@ -143,6 +147,7 @@ def _make_call(given: PromptFields, caller: Caller, **fields: Any) -> MessagesCa
         tool_choice=tool_choice,
         parallel_tool_calls=not (choice and choice.disable_parallel_tool_use),
         enable_thinking={"enabled": True, "disabled": False}.get(kind or ""),
+        thinking_budget=thinking.budget_tokens if thinking else None,
         default_reasoning=_DEFAULT_REASONING.get(kind, "auto"),
         reasoning_effort=output.effort,
         neutral_effort=_NEUTRAL_EFFORT,
@@ -161,16 +166,6 @@ def _read_structure(given: PromptFields, output: OutputConfig) -> Structure | No
     if asked.schema == NULL:
         raise InvalidRequest(f"'{param}.schema' is required.", param=f"{param}.schema")
     return read_response_format(ResponseFormat(asked.type, schema=asked.schema), param)
-
-
-def _check_budget(thinking: Thinking | None, max_tokens: int) -> None:
-    budget = thinking.budget_tokens if thinking else None
-    if budget is not None and budget < max_tokens:
-        message = (
-            '\'thinking.budget_tokens\' cannot be enforced here: leave it out or send {"type": "adaptive"}, and limit '
-            "the whole answer by 'max_tokens'."
-        )
-        raise UnsupportedParameter(message, param="thinking.budget_tokens")
 
 
 def _check_edits(given: dict[str, Any] | None) -> None:
