@@ -15,7 +15,7 @@ RUN pip install -r requirements.txt
 FROM python:3.11-slim
 # Workers on CPUs compile a model's forward pass; without a compiler they serve on plain torch.
 RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
-RUN useradd --uid 1000 --create-home atrium && install -d -o atrium -g atrium /data /cache
+RUN useradd --uid 1000 --create-home atrium && install -d -o atrium -g atrium /data /cache /files
 COPY --from=build /venv /venv
 WORKDIR /app
 COPY . .
@@ -23,6 +23,6 @@ RUN python -m compileall -q apps project gpu_worker
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 ATRIUM_DATA_DIR=/data HF_HOME=/cache/huggingface
 USER atrium
 EXPOSE 8000
-VOLUME ["/data", "/cache"]
+VOLUME ["/data", "/cache", "/files"]
 # By itself the image is the whole portal on one machine; docker-compose.yml runs its parts as services.
 CMD ["python", "manage.py", "serve", "--host", "0.0.0.0"]

@@ -41,7 +41,18 @@ class BeatThread(bootsteps.StartStopStep):
             self._service.stop()
 
 
+class Batches(bootsteps.StartStopStep):
+    """Batches run in a thread of the worker, which a worker that stops lets go of."""
+
+    def stop(self, worker: Any) -> None:
+        """Another worker, or the next one, goes on with them."""
+        from apps.batches.runner import runner
+
+        runner.stop()
+
+
 app.steps["worker"].add(BeatThread)
+app.steps["worker"].add(Batches)
 app.user_options["worker"].add(
     click.Option(["--beat-thread"], is_flag=True, help="Run beat in a thread of this worker (one machine only).")
 )

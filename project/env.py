@@ -1,7 +1,9 @@
 """Typed readers of environment variables. A value that cannot be read raises, naming the variable."""
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -29,6 +31,17 @@ def env_bool(name: str, default: bool) -> bool:
 def env_int(name: str, default: int, *, minimum: int | None = None) -> int:
     """A whole number, at least `minimum`."""
     return int(env_float(name, default, minimum=minimum, kind=int))
+
+
+def env_json(name: str) -> dict[str, Any]:
+    """A JSON object; empty when it is not set."""
+    try:
+        value = json.loads(os.environ.get(name) or "{}")
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise ImproperlyConfigured(f"{name} must be a JSON object")
+    return value
 
 
 def env_float(

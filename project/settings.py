@@ -13,7 +13,7 @@ import dj_database_url
 from django.utils.translation import gettext_lazy as _
 
 from project.admin_theme import ADMIN_THEME
-from project.env import env_bool, env_choice, env_float, env_int, env_list, env_path, env_str
+from project.env import env_bool, env_choice, env_float, env_int, env_json, env_list, env_path, env_str
 from project.secret import read_or_create_secret
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -56,8 +56,10 @@ INSTALLED_APPS = [
     "apps.accounts",
     "apps.registry",
     "apps.usage",
+    "apps.files",
     "apps.inference",
     "apps.openai_api",
+    "apps.batches",
     "apps.chat",
     "project.apps.ProjectConfig",
 ]
@@ -118,12 +120,22 @@ STATIC_URL = "/static/"
 STATIC_ROOT = DATA_DIR / "static"
 STATIC_ROOT.mkdir(exist_ok=True)  # WhiteNoise warns when it is missing
 STATICFILES_DIRS = [BASE_DIR / "static"]
+FILES_STORAGE = env_str("ATRIUM_FILES_STORAGE", "django.core.files.storage.FileSystemStorage")
+FILES_STORAGE_OPTIONS = env_json("ATRIUM_FILES_STORAGE_OPTIONS")
+if FILES_STORAGE == "django.core.files.storage.FileSystemStorage":
+    FILES_STORAGE_OPTIONS = {"location": str(env_path("ATRIUM_FILES_DIR", DATA_DIR / "files")), **FILES_STORAGE_OPTIONS}
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "files": {
+        "BACKEND": FILES_STORAGE,
+        "OPTIONS": FILES_STORAGE_OPTIONS,
+    },  # of /v1/files; batches read and write it too
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
 }
 WHITENOISE_USE_FINDERS = True
 MEDIA_ROOT = DATA_DIR / "media"
+FILE_UPLOAD_TEMP_DIR = DATA_DIR / "uploads"  # where a file lies while it arrives
+FILE_UPLOAD_TEMP_DIR.mkdir(exist_ok=True)
 
 # --- Celery: the control plane only --------------------------------------------------------------------------------
 
@@ -171,6 +183,8 @@ CELERY_BEAT_SCHEDULE = {
         "options": {"expires": 2 * RECONCILE_INTERVAL_S},
     },
     "forget": {"task": "openai_api.sweep_responses", "schedule": 600.0, "options": {"expires": 600.0}},
+    "sweep_files": {"task": "files.sweep", "schedule": 600.0, "options": {"expires": 600.0}},
+    "batches": {"task": "batches.start_due", "schedule": 5.0, "options": {"queue": "batches", "expires": 10.0}},
     "sweep": {"task": "usage.sweep", "schedule": 15.0, "options": {"expires": 15.0}},
 }
 
@@ -224,6 +238,12 @@ FETCH_TIMEOUT_S = env_float("ATRIUM_FETCH_TIMEOUT_S", 10.0, minimum=0.1)
 FETCH_HOSTS = env_list("ATRIUM_FETCH_HOSTS")  # only these; empty: any with a public address
 FETCH_PRIVATE_HOSTS = env_list("ATRIUM_FETCH_PRIVATE_HOSTS")  # these although their addresses are private
 MAX_AUDIO_BYTES = env_int("ATRIUM_MAX_AUDIO_BYTES", 25 * 1024 * 1024, minimum=1024)  # of an uploaded recording
+# Files of /v1/files: how large one may be, and all of a team together (0: no limit); how long a batch's are kept.
+MAX_FILE_BYTES = env_int("ATRIUM_MAX_FILE_BYTES", 200 * 1024 * 1024, minimum=1024)
+MAX_TEAM_FILES_BYTES = env_int("ATRIUM_MAX_TEAM_FILES_BYTES", 20 * 1024**3, minimum=0)
+FILES_RETENTION_DAYS = env_float("ATRIUM_FILES_RETENTION_DAYS", 30.0, minimum=0)  # 0: until they are deleted
+MAX_BATCH_LINES = env_int("ATRIUM_MAX_BATCH_LINES", 50_000, minimum=1)
+BATCH_CONCURRENCY = env_int("ATRIUM_BATCH_CONCURRENCY", 32, minimum=1)  # lines at once, of all batches in one process
 RESPONSES_RETENTION_DAYS = env_float("ATRIUM_RESPONSES_RETENTION_DAYS", 30.0, minimum=0)  # 0: until they are deleted
 # Streams that can be read again: how long events are kept after the last, and how long a chat goes on with no reader.
 EVENTS_RETENTION_S = env_float("ATRIUM_EVENTS_RETENTION_S", 600.0, minimum=0)
@@ -258,6 +278,7 @@ SPECTACULAR_SETTINGS = {
     "POSTPROCESSING_HOOKS": [
         "apps.openai_api.openapi.add_generating_endpoints",
         "apps.anthropic_api.openapi.add_messages",
+        "apps.batches.openapi.add_batch_body",
     ],
 }
 

@@ -8,6 +8,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("", include("apps.portal.urls")),
     path("", include("apps.chat.urls")),
     path("", include("apps.anthropic_api.urls")),
+    path("", include("apps.batches.urls")),
     path("", include("apps.openai_api.urls")),
     path("", include("apps.inference.urls")),
 ]

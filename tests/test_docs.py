@@ -10,6 +10,7 @@ from apps.anthropic_api.parameters import BOOKKEEPING as BOOKKEEPING_OF_MESSAGES
 from apps.anthropic_api.parameters import NEUTRAL as NEUTRAL_OF_MESSAGES
 from apps.anthropic_api.schemas import body
 from apps.anthropic_api.urls import consumers as messages_consumers
+from apps.batches.urls import urlpatterns as batch_urlpatterns
 from apps.core import errors
 from apps.openai_api.parameters import (
     BOOKKEEPING,
@@ -29,7 +30,7 @@ from apps.openai_api.schemas import (
     tokenize,
     transcriptions,
 )
-from apps.openai_api.urls import consumers, urlpatterns
+from apps.openai_api.urls import consumers, posts, urlpatterns
 from project import checks
 
 ROOT = Path(__file__).parent.parent
@@ -86,8 +87,17 @@ def test_every_error_code_is_documented() -> None:
     assert find_undocumented(codes, read_section("Errors")) == []
 
 
+def test_every_problem_of_a_batch_is_documented() -> None:
+    sources = [path.read_text() for path in (ROOT / "apps" / "batches").glob("*.py")]
+    codes = {code for source in sources for code in re.findall(r'Problem\(\s*"(\w+)"', source)}
+    codes |= {f"batch_{reason}" for reason in ("cancelled", "expired")}
+    assert len(codes) > 8
+    assert find_undocumented(codes, read_section("Batches")) == []
+
+
 def test_every_path_is_documented() -> None:
-    paths = {*consumers, *messages_consumers, *(str(route.pattern) for route in urlpatterns)}
+    routes = (*urlpatterns, *batch_urlpatterns)
+    paths = {*consumers, *messages_consumers, *posts, *(str(route.pattern) for route in routes)}
     named = {path for path in paths if path.startswith("v1/") or path in ("load_model", "health", "ready", "schema")}
     missing = [path for path in named if f" /{re.sub(r'<[^>]+>', '{id}', path)}`" not in API]
     assert missing == []

@@ -65,6 +65,25 @@ def caller_for_user(user: User) -> Caller:
     return Caller(user_id=user.pk, username=user.username, team_id=team_id, is_admin=user.is_superuser)
 
 
+def restore_caller(*, user_id: int, team_id: int, key_id: int | None) -> Caller | None:
+    """Whose work it is that goes on without its client, as of now. Blocking.
+
+    None once the key has ended, or the person has left the team or may not sign in any more. `key_id` None: it was
+    asked for in a browser session.
+    """
+    membership = (
+        Membership.objects.filter(team=team_id, user=user_id, user__is_active=True).select_related("user").first()
+    )
+    if membership is None:
+        return None
+    if key_id is not None:
+        key = APIKey.objects.filter(pk=key_id, user=user_id, team=team_id).first()
+        if key is None or not key.is_active:
+            return None
+    user = membership.user
+    return Caller(user_id=user.pk, username=user.username, team_id=team_id, key_id=key_id, is_admin=user.is_superuser)
+
+
 def get_caller(request: Request) -> Caller:
     """Who asks, in a DRF view that lets in nobody unknown."""
     return cast(Caller, request.auth)

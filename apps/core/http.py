@@ -7,7 +7,9 @@ import logging
 from typing import Any
 
 import msgspec
+from django.conf import settings
 from django.core.exceptions import PermissionDenied as DjangoPermissionDenied
+from django.core.exceptions import RequestDataTooBig
 from django.http import Http404
 from rest_framework import exceptions as drf
 from rest_framework.response import Response
@@ -19,6 +21,7 @@ from apps.core.errors import (
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
+    PayloadTooLarge,
     PermissionDenied,
     RateLimited,
     ServiceError,
@@ -86,6 +89,8 @@ def to_service_error(error: Exception) -> ServiceError | None:
             return PermissionDenied("You may not do this.")
         case drf.NotFound() | Http404():
             return NotFound("There is nothing at this address that you may see.")
+        case RequestDataTooBig():
+            return PayloadTooLarge(f"The body is larger than {settings.DATA_UPLOAD_MAX_MEMORY_SIZE} bytes.")
         case drf.MethodNotAllowed():
             return MethodNotAllowed(str(error.detail))
         case drf.UnsupportedMediaType():

@@ -54,6 +54,21 @@ def new_transcription_id() -> str:
     return new_id("transcr-")
 
 
+def new_file_id() -> str:
+    """Of one stored file, and of its content."""
+    return new_id("file-")
+
+
+def new_batch_id() -> str:
+    """Of one batch."""
+    return new_id("batch_")
+
+
+def new_batch_line_id() -> str:
+    """Of one line of a batch's output."""
+    return new_id("batch_req_")
+
+
 def new_request_id() -> str:
     """Of one HTTP request, where the client sent no usable `x-request-id`."""
     return new_id("req_")

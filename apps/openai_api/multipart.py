@@ -1,6 +1,7 @@
-"""A multipart/form-data body, read as it arrives: nothing waits for the whole of it, nothing is written to disk.
+"""A multipart/form-data body, read as it arrives: nothing waits for the whole of it.
 
-Knows HTTP and python-multipart; nothing of what the fields mean. https://datatracker.ietf.org/doc/html/rfc7578
+Files are kept in memory, unless a reader that is handed in puts them elsewhere. Knows HTTP and python-multipart;
+nothing of what the fields mean. https://datatracker.ietf.org/doc/html/rfc7578
 """
 
 from dataclasses import dataclass, field
@@ -23,9 +24,9 @@ class Form:
     files: dict[str, bytes] = field(default_factory=dict)
 
 
-async def read_form(scope: Scope, receive: Receive, limit: int) -> Form:
+async def read_form(scope: Scope, receive: Receive, limit: int, reader: "FormReader | None" = None) -> Form:
     """Raises UnsupportedMediaType, InvalidRequest, and PayloadTooLarge before it has read more than `limit`."""
-    reader = _FormReader(_find_boundary(get_header(scope, b"content-type")))
+    reader = reader or FormReader(scope)
     declared = get_header(scope, b"content-length")
     if declared is not None and declared.isdigit() and int(declared) > limit:
         raise _make_too_large(limit)
@@ -36,15 +37,17 @@ async def read_form(scope: Scope, receive: Receive, limit: int) -> Form:
         size += len(body)
         if size > limit:
             raise _make_too_large(limit)
-        reader.write(body)
+        await reader.take(body)
         if not message.get("more_body"):
             return reader.finish()
 
 
-class _FormReader:
-    """Collects the parser's callbacks."""
+class FormReader:
+    """Collects the parser's callbacks. A subclass may put files elsewhere than into memory."""
 
-    def __init__(self, boundary: bytes) -> None:
+    def __init__(self, scope: Scope) -> None:
+        """Raises UnsupportedMediaType and InvalidRequest."""
+        boundary = _find_boundary(get_header(scope, b"content-type"))
         self._form = Form()
         self._num_parts = 0
         self._is_complete = False
@@ -66,6 +69,21 @@ class _FormReader:
                 "on_end": self._end,
             },
         )
+
+    async def take(self, data: bytes) -> None:
+        """The next piece of the body. Raises ServiceError."""
+        self.write(data)
+
+    def begin_file(self, name: str, filename: str) -> None:
+        """A part that is a file. Raises ServiceError."""
+
+    def add_to_file(self, data: bytes) -> None:
+        """The next piece of it. Raises ServiceError."""
+        self._data += data
+
+    def end_file(self) -> bytes:
+        """What the form is to hold of it."""
+        return bytes(self._data)
 
     def write(self, data: bytes) -> None:
         """Raises InvalidRequest."""
@@ -102,17 +120,21 @@ class _FormReader:
             raise InvalidRequest("A part of the form has no name.")
         self._name = options[b"name"].decode(errors="replace")
         self._is_file = b"filename" in options
+        if self._is_file:
+            self.begin_file(self._name, options[b"filename"].decode(errors="replace"))
 
     def _add_data(self, data: bytes, start: int, end: int) -> None:
+        if self._is_file:
+            return self.add_to_file(data[start:end])
         self._data += data[start:end]
-        if not self._is_file and len(self._data) > MAX_FIELD_BYTES:
+        if len(self._data) > MAX_FIELD_BYTES:
             raise InvalidRequest(f"'{self._name}' is longer than {MAX_FIELD_BYTES} bytes.", param=self._name)
 
     def _end_part(self) -> None:
         if self._is_file:
             if self._name in self._form.files:
                 raise InvalidRequest(f"'{self._name}' was sent twice.", param=self._name)
-            self._form.files[self._name] = bytes(self._data)
+            self._form.files[self._name] = self.end_file()
             return
         try:
             text = self._data.decode()

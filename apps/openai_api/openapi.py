@@ -64,24 +64,45 @@ RESPONSE_SCHEMA: dict[str, Any] = {
         "output": {"type": "array", "items": {"type": "object"}},
     },
 }
-RESPONSE_DELETED_SCHEMA: dict[str, Any] = {
+DELETED_SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
         "id": {"type": "string"},
-        "object": {"type": "string", "enum": ["response"]},
+        "object": {"type": "string"},
         "deleted": {"type": "boolean"},
     },
 }
-ITEM_LIST_SCHEMA: dict[str, Any] = {
+
+
+def make_list_schema(items: dict[str, Any]) -> dict[str, Any]:
+    """Of one page of a list, as `pages.py` makes it."""
+    return {
+        "type": "object",
+        "properties": {
+            "object": {"type": "string", "enum": ["list"]},
+            "data": {"type": "array", "items": items},
+            "first_id": {"type": ["string", "null"]},
+            "last_id": {"type": ["string", "null"]},
+            "has_more": {"type": "boolean"},
+        },
+    }
+
+
+ITEM_LIST_SCHEMA = make_list_schema({"type": "object"})
+FILE_SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
-        "object": {"type": "string", "enum": ["list"]},
-        "data": {"type": "array", "items": {"type": "object"}},
-        "first_id": {"type": ["string", "null"]},
-        "last_id": {"type": ["string", "null"]},
-        "has_more": {"type": "boolean"},
+        "id": {"type": "string"},
+        "object": {"type": "string", "enum": ["file"]},
+        "bytes": {"type": "integer"},
+        "created_at": {"type": "integer", "description": "Unix time in seconds"},
+        "expires_at": {"type": ["integer", "null"]},
+        "filename": {"type": "string"},
+        "purpose": {"type": "string", "enum": ["batch", "batch_output", "user_data"]},
+        "status": {"type": "string", "enum": ["processed"]},
     },
 }
+FILE_LIST_SCHEMA = make_list_schema(FILE_SCHEMA)
 _OPERATIONS: dict[str, tuple[type[msgspec.Struct], str, str]] = {
     "/v1/chat/completions": (ChatBody, "create_chat_completion", "A chat completion, whole or as a stream of chunks."),
     "/v1/completions": (CompletionBody, "create_completion", "Text completions of one or several prompts."),
@@ -108,6 +129,12 @@ _TRANSCRIPTION_FORM: dict[str, Any] = {
     "language": {"type": "string", "description": "ISO 639-1, or the English name"},
     "stream": {"type": "boolean", "default": False},
     "timestamp_granularities[]": {"type": "array", "items": {"type": "string", "enum": ["segment", "word"]}},
+}
+_FILE_FORM: dict[str, Any] = {
+    "file": {"type": "string", "format": "binary"},
+    "purpose": {"type": "string", "enum": ["batch", "user_data"]},
+    "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+    "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2592000},
 }
 _FORMS = {
     "/v1/audio/transcriptions": (_TRANSCRIPTION_FORM, "create_transcription", "What is said in a recording."),
@@ -140,6 +167,11 @@ def add_generating_endpoints(result: dict[str, Any], **_: Any) -> dict[str, Any]
         form = {"type": "object", "required": ["file"], "properties": fields}
         operation["requestBody"]["content"] = {"multipart/form-data": {"schema": form}}
         result["paths"][path] = {"post": operation}
+    upload = make_operation("create_file", "Store a file.", {})
+    form = {"type": "object", "required": ["file", "purpose"], "properties": _FILE_FORM}
+    upload["requestBody"]["content"] = {"multipart/form-data": {"schema": form}}
+    upload["responses"]["200"]["content"] = {"application/json": {"schema": FILE_SCHEMA}}
+    result["paths"]["/v1/files"]["post"] = upload
     return result
 
 

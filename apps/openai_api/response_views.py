@@ -9,10 +9,9 @@ from rest_framework.views import APIView
 from apps.accounts.auth import get_caller
 from apps.core.errors import InvalidRequest
 from apps.openai_api.background_responses import cancel_response, read_response
-from apps.openai_api.openapi import ITEM_LIST_SCHEMA, RESPONSE_DELETED_SCHEMA, RESPONSE_SCHEMA
+from apps.openai_api.openapi import DELETED_SCHEMA, ITEM_LIST_SCHEMA, RESPONSE_SCHEMA
+from apps.openai_api.pages import describe_paging, make_page, read_limit, read_order
 from apps.openai_api.stored_responses import delete_response, list_input
-
-DEFAULT_LIMIT, MAX_LIMIT = 20, 100
 
 
 class ResponseView(APIView):
@@ -33,7 +32,7 @@ class ResponseView(APIView):
         stored = read_response(get_caller(request), response_id)
         return HttpResponse(stored.response, content_type="application/json")
 
-    @extend_schema(operation_id="delete_response", responses={200: OpenApiResponse(RESPONSE_DELETED_SCHEMA)})
+    @extend_schema(operation_id="delete_response", responses={200: OpenApiResponse(DELETED_SCHEMA)})
     def delete(self, request: Request, response_id: str) -> Response:
         """Forget the response and its input."""
         delete_response(get_caller(request), response_id)
@@ -56,39 +55,20 @@ class InputItemsView(APIView):
     @extend_schema(
         operation_id="list_input_items",
         parameters=[
-            OpenApiParameter("after", str),
-            OpenApiParameter("limit", int, description=f"1 to {MAX_LIMIT}, by default {DEFAULT_LIMIT}"),
+            *describe_paging(),
             OpenApiParameter("order", str, enum=["asc", "desc"], default="desc"),
         ],
         responses={200: OpenApiResponse(ITEM_LIST_SCHEMA)},
     )
     def get(self, request: Request, response_id: str) -> Response:
         """What the response answered, the latest first: its input, and the conversation before it."""
-        limit, order = _read_limit(request), request.query_params.get("order", "desc")
-        if order not in ("asc", "desc"):
-            raise InvalidRequest("'order' must be asc or desc.", param="order")
+        limit, is_descending = read_limit(request), read_order(request)
         items = list_input(get_caller(request), response_id)
-        if order == "desc":
+        if is_descending:
             items.reverse()
         if after := request.query_params.get("after"):
             place = next((index for index, item in enumerate(items) if item["id"] == after), None)
             if place is None:
                 raise InvalidRequest(f"'after': there is no item '{after}'.", param="after")
             items = items[place + 1 :]
-        page = items[:limit]
-        return Response(
-            {
-                "object": "list",
-                "data": page,
-                "first_id": page[0]["id"] if page else None,
-                "last_id": page[-1]["id"] if page else None,
-                "has_more": len(items) > limit,
-            }
-        )
-
-
-def _read_limit(request: Request) -> int:
-    given = request.query_params.get("limit", str(DEFAULT_LIMIT))
-    if not (given.isascii() and given.isdigit() and len(given) < 5 and 1 <= int(given) <= MAX_LIMIT):
-        raise InvalidRequest(f"'limit' must be a number from 1 to {MAX_LIMIT}.", param="limit")
-    return int(given)
+        return Response(make_page(items[: limit + 1], limit))

@@ -11,6 +11,8 @@ from drf_spectacular.views import SpectacularJSONAPIView
 from apps.core.middleware import ASGIApp, Scope
 from apps.openai_api.audio_consumers import TranscriptionsConsumer, TranslationsConsumer
 from apps.openai_api.consumers import ChatCompletionsConsumer, CompletionsConsumer, LoadModelConsumer
+from apps.openai_api.file_uploads import FileUploadConsumer
+from apps.openai_api.file_views import FileContentView, FileListView, FileView
 from apps.openai_api.pooling_consumers import EmbeddingsConsumer, RerankConsumer, ScoreConsumer
 from apps.openai_api.response_views import CancelView, InputItemsView, ResponseView
 from apps.openai_api.responses_consumer import ResponseEventsConsumer, ResponsesConsumer
@@ -29,6 +31,7 @@ _transcriptions: ASGIApp = TranscriptionsConsumer.as_asgi()
 _translations: ASGIApp = TranslationsConsumer.as_asgi()
 _tokenize: ASGIApp = TokenizeConsumer.as_asgi()
 _detokenize: ASGIApp = DetokenizeConsumer.as_asgi()
+_upload: ASGIApp = FileUploadConsumer.as_asgi()
 _load_model: ASGIApp = LoadModelConsumer.as_asgi()
 
 _RESPONSE = re.compile(r"(?:v1/)?responses/[^/]+")
@@ -59,11 +62,16 @@ consumers: dict[str, ASGIApp] = {
     "v1/load_model": _load_model,
 }
 
+# The same paths by other methods are Django's.
+posts: dict[str, ASGIApp] = {"v1/files": _upload, "files": _upload}
+
 
 def find_consumer(path: str, scope: Scope) -> ASGIApp | None:
     """Who answers this path (without its first slash) in place of Django."""
     if (consumer := consumers.get(path)) is not None:
         return consumer
+    if scope["method"] == "POST":
+        return posts.get(path)
     is_get = scope["method"] == "GET" and scope["query_string"]
     return _events if is_get and asks_for_stream(scope["query_string"]) and _RESPONSE.fullmatch(path) else None
 
@@ -79,6 +87,12 @@ urlpatterns: list[URLPattern] = [
     path("responses/<str:response_id>", ResponseView.as_view(schema=None)),
     path("responses/<str:response_id>/input_items", InputItemsView.as_view(schema=None)),
     path("responses/<str:response_id>/cancel", CancelView.as_view(schema=None)),
+    path("v1/files", FileListView.as_view(), name="files"),
+    path("v1/files/<str:file_id>", FileView.as_view(), name="file"),
+    path("v1/files/<str:file_id>/content", FileContentView.as_view(), name="file_content"),
+    path("files", FileListView.as_view(schema=None)),
+    path("files/<str:file_id>", FileView.as_view(schema=None)),
+    path("files/<str:file_id>/content", FileContentView.as_view(schema=None)),
     path("health", health, name="health"),
     path("v1/health", health),
     path("ready", ready, name="ready"),

@@ -9,13 +9,14 @@ import openai
 import pytest
 
 from apps.usage.models import UsageRecord, UsageStatus
+from tests.api.batch_fixtures import BatchApi, batches, make_line
 from tests.api.conftest import Api, wait_for_settled_rows
 from tests.api.pooling_fixtures import embedder, embedding_api
 from tests.tiny_encoders import make_embedder, make_texts
 from tests.worker.pooling.driving import embed, serve
 from tests.worker_process import WorkerProcess
 
-__all__ = ["embedder", "embedding_api"]  # fixtures
+__all__ = ["batches", "embedder", "embedding_api"]  # fixtures
 
 PATH = "/v1/embeddings"
 TEXTS = make_texts(9)
@@ -180,6 +181,20 @@ def test_openai_sdk_gets_the_same_in_both_formats(embedding_api: Api, expected: 
         rows = np.array([item.embedding for item in answer.data], dtype=np.float32)
         assert np.abs(rows - expected).max() < 1e-5
     assert by_default.usage.total_tokens == as_floats.usage.total_tokens > 0
+
+
+@pytest.mark.parametrize("encoding_format", ["float", "base64"])
+def test_a_line_of_a_batch_is_answered_as_the_endpoint_answers(
+    embedding_api: Api, batches: BatchApi, encoding_format: str
+) -> None:
+    body = {"model": "embedder", "input": TEXTS, "encoding_format": encoding_format}
+    done = batches.wait_for(batches.create([make_line("x", PATH, **body)], PATH), "completed")
+    response = batches.read(done["output_file_id"])["x"]["response"]
+    expected = ask(embedding_api, encoding_format=encoding_format)
+    assert (response["status_code"], response["body"]) == (200, expected)
+    assert done["usage"]["input_tokens"] == expected["usage"]["prompt_tokens"]
+    rows = wait_for_settled_rows(2)
+    assert {row.endpoint for row in rows} == {"embeddings", "batch/embeddings"}
 
 
 def test_chat_of_an_embedding_model_is_refused_by_name(embedding_api: Api) -> None:

@@ -51,7 +51,7 @@ def test_every_named_volume_is_declared():
     whole = parse(interpolate(read_compose_text(), SECRETS))
     mounts = [mount for service in whole["services"].values() for mount in service.get("volumes", [])]
     used = {mount["source"] if isinstance(mount, dict) else mount.partition(":")[0] for mount in mounts}
-    assert used == set(whole["volumes"]) == {"postgres", "data", "cache"}
+    assert used == set(whole["volumes"]) == {"postgres", "data", "cache", "files"}
 
 
 def test_only_the_web_is_published(services):

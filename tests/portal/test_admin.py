@@ -1,24 +1,36 @@
 """The admin: who may do what, what its buttons do, and that every page opens."""
 
 import csv
+import json
 import re
+from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
 from celery import current_app
 from django.contrib import admin
 from django.contrib.auth.models import Permission
+from django.core.files.base import ContentFile
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
 from apps.accounts.keys import hash_key
 from apps.accounts.models import APIKey, Membership, Team, User
+from apps.batches.models import Batch, BatchStatus
+from apps.core.ids import new_batch_id
+from apps.files.models import StoredFile
+from apps.files.services import get_storage, store_content
 from apps.registry.models import Adapter, HostedModel, ModelCode, Node, Replica, ReplicaState
 from apps.usage.models import UsageRecord, UsageStatus
 from tests.factories import make_key, make_model, make_replica, make_team, make_user
+from tests.stored_files import clear_storage
 
-OURS = [model for model in admin.site._registry if model._meta.app_label in ("accounts", "registry", "usage")]
+OURS = [
+    model
+    for model in admin.site._registry
+    if model._meta.app_label in ("accounts", "batches", "files", "registry", "usage")
+]
 
 
 @pytest.fixture
@@ -58,6 +70,30 @@ def make_record(record_id: str, **fields: object) -> UsageRecord:
     return UsageRecord.objects.create(id=record_id, **values)
 
 
+@pytest.fixture(autouse=True)
+def no_contents() -> Iterator[None]:
+    """No content of a file outlives its test."""
+    yield
+    clear_storage()
+
+
+def make_batch(boss: User, team: Team, **fields: object) -> Batch:
+    problem = {"code": "invalid_json_line", "message": "<b>no</b>", "param": None, "line": 3}
+    values = {"status": BatchStatus.IN_PROGRESS, "num_total": 40, "num_completed": 9, "num_failed": 1, **fields}
+    return Batch.objects.create(
+        id=new_batch_id(), user=boss, team=team, endpoint="/v1/embeddings", input_file_id="file-1",
+        expires_at=timezone.now(), errors=json.dumps([problem]), **values,
+    )  # fmt: skip
+
+
+def make_file(boss: User, team: Team, **fields: object) -> StoredFile:
+    storage_name = store_content(ContentFile(b"{}"))
+    return StoredFile.objects.create(
+        id=storage_name, user=boss, team=team, filename="in.jsonl", purpose="batch", num_bytes=2,
+        storage_name=storage_name, **fields,
+    )  # fmt: skip
+
+
 def make_rows(boss: User, team: Team) -> dict[type, object]:
     """One row of each kind, all in use."""
     model = make_model("demo", teams=(team,))
@@ -73,6 +109,8 @@ def make_rows(boss: User, team: Team) -> dict[type, object]:
         Adapter: Adapter.objects.create(name="tuned", hosted_model=model, source="org/tuned"),
         Replica: replica,
         Node: replica.node,
+        Batch: make_batch(boss, team),
+        StoredFile: make_file(boss, team),
         UsageRecord: make_record("chatcmpl-1", user=boss, team=team, status=UsageStatus.ERROR, error_code="broken"),
     }
 
@@ -92,7 +130,7 @@ def test_lists_and_details_open(page: Client, boss: User, team: Team, model: typ
     assert page.get(reverse(f"{prefix}_changelist")).status_code == 200
     assert page.get(reverse(f"{prefix}_change", args=[row.pk])).status_code == 200
     assert page.get(reverse(f"{prefix}_add")).status_code == (
-        403 if model in (ModelCode, Replica, Node, UsageRecord) else 200
+        403 if model in (Batch, ModelCode, Replica, Node, StoredFile, UsageRecord) else 200
     )
 
 
@@ -327,3 +365,28 @@ def test_ledger_is_filtered(page: Client, boss: User) -> None:
     for query in ({"status__exact": "error"}, {"model_name": "other"}, {"user__isnull": "True"}):
         (found,) = page.get(path, query).context["cl"].result_list
         assert found.pk == "chatcmpl-2"
+
+
+def test_batch_is_cancelled_with_its_progress_shown(page: Client, boss: User, team: Team, launches: list[str]) -> None:
+    live, ended = make_batch(boss, team), make_batch(boss, team, status=BatchStatus.COMPLETED)
+    assert "10 / 40" in page.get(reverse("admin:batches_batch_changelist")).content.decode()
+    detail = page.get(reverse("admin:batches_batch_change", args=[live.pk])).content.decode()
+    assert "3 invalid_json_line: &lt;b&gt;no&lt;/b&gt;" in detail
+    assert "1 batch is being cancelled." in run_action(page, Batch, "cancel", live, ended)
+    for batch, status in ((live, BatchStatus.CANCELLING), (ended, BatchStatus.COMPLETED)):
+        batch.refresh_from_db()
+        assert batch.status == status
+    assert page.post(reverse("admin:batches_batch_delete", args=[live.pk]), {"post": "yes"}).status_code == 403
+    assert page.post(reverse("admin:batches_batch_delete", args=[ended.pk]), {"post": "yes"}).status_code == 302
+
+
+def test_file_is_deleted_with_its_content_unless_it_is_in_use(page: Client, boss: User, team: Team) -> None:
+    files = [make_file(boss, team), make_file(boss, team), make_file(boss, team, is_held=True)]
+    assert page.post(reverse("admin:files_storedfile_delete", args=[files[0].pk]), {"post": "yes"}).status_code == 302
+    run_action(page, StoredFile, "delete_selected", *files[1:])
+    page.post(
+        reverse("admin:files_storedfile_changelist"),
+        {"action": "delete_selected", "_selected_action": [file.pk for file in files[1:]], "post": "yes"},
+    )
+    assert list(StoredFile.objects.all()) == [files[2]]
+    assert [get_storage().exists(file.storage_name) for file in files] == [False, False, True]

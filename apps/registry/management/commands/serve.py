@@ -84,7 +84,7 @@ class Command(BaseCommand):
         web += ["--log-level", options.log_level, "--no-access-log", "--ws", "websockets-sansio"]
         celery = ["celery", "--quiet", "-A", "project", "worker", "--beat-thread", "--pool", "solo", "--purge"]
         celery += ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", options.log_level]
-        celery += ["-Q", f"control,node.{settings.NODE_NAME}", "-n", f"{settings.NODE_NAME}@%h"]
+        celery += ["-Q", f"control,batches,node.{settings.NODE_NAME}", "-n", f"{settings.NODE_NAME}@%h"]
         for name, command in (("web", web), ("celery", celery)):
             children.start(name, [sys.executable, "-m", *command], cwd=settings.BASE_DIR, environment=environment)
         services.request_replica(model_id=model.pk)
