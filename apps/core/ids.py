@@ -34,6 +34,11 @@ def new_response_id() -> str:
     return new_id("resp_")
 
 
+def new_conversation_id() -> str:
+    """Of one conversation of the API."""
+    return new_id("conv_")
+
+
 def new_embedding_id() -> str:
     """Of one request for embeddings, in the ledger."""
     return new_id("embd-")

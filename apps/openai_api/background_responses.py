@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import msgspec
+from django.db import transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
@@ -15,7 +16,7 @@ from apps.core.errors import InvalidRequest, Unavailable
 from apps.core.http import encode_json
 from apps.openai_api.encoders.responses_object import make_error
 from apps.openai_api.models import ResponseStatus, StoredResponse
-from apps.openai_api.stored_responses import access_response
+from apps.openai_api.stored_responses import access_response, add_to_conversation
 
 STALE_AFTER = timedelta(seconds=30)  # many times the interval at which a run says that it lives
 _RUNNING = (ResponseStatus.QUEUED, ResponseStatus.IN_PROGRESS)
@@ -29,7 +30,11 @@ def write_response(response: dict[str, Any]) -> None:
     rows = _find_running(response["id"])
     if response["status"] == ResponseStatus.CANCELLED:
         rows = StoredResponse.objects.filter(pk=response["id"], status=ResponseStatus.CANCELLED)
-    rows.update(status=response["status"], response=encode_json(response).decode(), heartbeat_at=timezone.now())
+    encoded = encode_json(response).decode()
+    with transaction.atomic():
+        if rows.update(status=response["status"], response=encoded, heartbeat_at=timezone.now()):
+            given = StoredResponse.objects.values_list("input", flat=True).get(pk=response["id"])
+            add_to_conversation(response, msgspec.json.decode(given))
 
 
 def keep_alive(response_id: str) -> bool:

@@ -75,3 +75,32 @@ class EventSegment(models.Model):
 
     def __str__(self) -> str:
         return f"{self.stream_id}:{self.first}"
+
+
+class Conversation(models.Model):
+    """Items that responses go on from and add to. Its owner alone deletes it, or its age."""
+
+    id = models.CharField(max_length=64, primary_key=True)
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="api_conversations")
+    team = models.ForeignKey("accounts.Team", on_delete=models.CASCADE, related_name="api_conversations")
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    used_at = models.DateTimeField(default=timezone.now, editable=False, db_index=True)
+    metadata = models.TextField(default="{}")  # JSON
+
+    def __str__(self) -> str:
+        return self.id
+
+
+class ConversationItem(models.Model):
+    """One item of a conversation. The order of the keys is the order of the items."""
+
+    conversation = models.ForeignKey(Conversation, on_delete=models.CASCADE, related_name="items")
+    item_id = models.CharField(max_length=128)
+    item = models.TextField()  # JSON
+
+    class Meta:
+        ordering = ["pk"]
+        constraints = [models.UniqueConstraint(fields=["conversation", "item_id"], name="conversation_item_id")]
+
+    def __str__(self) -> str:
+        return self.item_id

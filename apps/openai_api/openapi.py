@@ -103,6 +103,38 @@ FILE_SCHEMA: dict[str, Any] = {
     },
 }
 FILE_LIST_SCHEMA = make_list_schema(FILE_SCHEMA)
+CONVERSATION_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string"},
+        "object": {"type": "string", "enum": ["conversation"]},
+        "created_at": {"type": "integer", "description": "Unix time in seconds"},
+        "metadata": {"type": "object", "additionalProperties": {"type": "string"}},
+    },
+}
+_METADATA: dict[str, Any] = {
+    "type": ["object", "null"],
+    "maxProperties": 16,
+    "additionalProperties": {"type": "string", "maxLength": 512},
+}
+_ITEMS: dict[str, Any] = {"type": "array", "maxItems": 20, "items": {"type": "object"}}
+CONVERSATION_NEW_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"items": _ITEMS, "metadata": _METADATA},
+    "additionalProperties": False,
+}
+CONVERSATION_CHANGED_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"metadata": _METADATA},
+    "required": ["metadata"],
+    "additionalProperties": False,
+}
+CONVERSATION_ITEMS_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"items": _ITEMS},
+    "required": ["items"],
+    "additionalProperties": False,
+}
 _OPERATIONS: dict[str, tuple[type[msgspec.Struct], str, str]] = {
     "/v1/chat/completions": (ChatBody, "create_chat_completion", "A chat completion, whole or as a stream of chunks."),
     "/v1/completions": (CompletionBody, "create_completion", "Text completions of one or several prompts."),

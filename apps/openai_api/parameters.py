@@ -93,7 +93,6 @@ COMPLETION_NEUTRAL: dict[str, tuple[Any, ...]] = _SHARED_NEUTRAL | {
 RESPONSES_NEUTRAL: dict[str, tuple[Any, ...]] = {
     "access_programs": (),
     "context_management": ([],),
-    "conversation": (),
     "image": (),
     "moderation": (),
     "prompt": (),

@@ -33,9 +33,9 @@ class ResponseAnswer:
 
     async def prepare(self) -> PreparedCall:
         """The whole request, with what was said before. Raises InvalidRequest."""
-        previous_id = self.call.body.previous_response_id
-        if previous_id or self.call.references:
-            self._context = await run_db(load_context, self._caller, previous_id, self.call.references)
+        previous_id, conversation_id = self.call.body.previous_response_id, self.call.conversation_id
+        if previous_id or self.call.references or conversation_id is not None:
+            self._context = await run_db(load_context, self._caller, previous_id, self.call.references, conversation_id)
         referenced = msgspec.convert(self._context.referenced, dict[str, InputItem])
         return prepare(self.call, msgspec.convert(self._context.history, list[InputItem]), referenced)
 
@@ -74,6 +74,6 @@ class ResponseAnswer:
                         yield encoder.finish(event)
                     case Waiting():
                         yield event
-        if self.call.is_stored:
+        if self.call.is_stored or self.call.conversation_id is not None:
             await self.save(encoder)
         yield encoder.end()

@@ -23,9 +23,14 @@ def read_items(given: str | list[Item], response_id: str, referenced: dict[str, 
     ]
 
 
+def get_prefix(item: Item) -> str:
+    """What ids of its kind begin with."""
+    return _PREFIXES.get(item["type"], "msg")
+
+
 def _complete(item: Item, suffix: str) -> Item:
     kind = item.get("type") or "message"
-    item_id = item.get("id") or f"{_PREFIXES.get(kind, 'msg')}_{suffix}"
+    item_id = item.get("id") or f"{get_prefix({'type': kind})}_{suffix}"
     item = {**item, "id": item_id, "type": kind, "status": item.get("status") or "completed"}
     if kind == "message":
         item["content"] = _make_parts(item.get("content"), item["role"])

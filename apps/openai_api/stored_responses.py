@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 
 import msgspec
 from django.conf import settings
+from django.db import transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
 from apps.accounts.caller import Caller
 from apps.core.errors import InvalidRequest, NotFound
 from apps.core.http import encode_json
+from apps.openai_api.conversations import add_turn, load_items
 from apps.openai_api.kept_events import delete_stream
 from apps.openai_api.models import ResponseStatus, StoredResponse
 from apps.openai_api.response_items import Item, read_items
@@ -39,17 +41,29 @@ def access_response(caller: Caller, response_id: str) -> StoredResponse:
 
 
 def save_response(caller: Caller, response: dict[str, Any], raw_input: bytes, referenced: dict[str, Item]) -> None:
-    """Keep a response that has ended, or one that begins in the background, with its input as it was sent."""
+    """Keep a response that has ended, or one that begins in the background, with its input as it was sent.
+
+    One that has ended goes into its conversation, whether it is stored or not.
+    """
     items = read_items(msgspec.json.decode(raw_input), response["id"], referenced)
-    StoredResponse.objects.create(
-        id=response["id"],
-        user_id=caller.user_id,
-        team_id=caller.team_id,
-        previous_id=response["previous_response_id"] or "",
-        status=response["status"],
-        response=encode_json(response).decode(),
-        input=encode_json(items).decode(),
-    )
+    with transaction.atomic():
+        if response["store"]:
+            StoredResponse.objects.create(
+                id=response["id"],
+                user_id=caller.user_id,
+                team_id=caller.team_id,
+                previous_id=response["previous_response_id"] or "",
+                status=response["status"],
+                response=encode_json(response).decode(),
+                input=encode_json(items).decode(),
+            )
+        add_to_conversation(response, items)
+
+
+def add_to_conversation(response: dict[str, Any], items: list[Item]) -> None:
+    """Where it has one and is an answer: its input's items, and its own."""
+    if response["conversation"] and response["status"] in (ResponseStatus.COMPLETED, ResponseStatus.INCOMPLETE):
+        add_turn(response["conversation"]["id"], items, response)
 
 
 def delete_response(caller: Caller, response_id: str) -> None:
@@ -58,8 +72,15 @@ def delete_response(caller: Caller, response_id: str) -> None:
     delete_stream(response_id)
 
 
-def load_context(caller: Caller, previous_id: str | None, references: list[str]) -> Context:
-    """Raises InvalidRequest where a response or an item is not there, or not the caller's."""
+def load_context(
+    caller: Caller, previous_id: str | None, references: list[str], conversation_id: str | None = None
+) -> Context:
+    """Raises InvalidRequest or NotFound where one of these is not there, or not the caller's."""
+    if conversation_id is not None:
+        history = load_items(caller, conversation_id)
+        said = {item["id"]: item for item in history}
+        found = {name: said[name] for name in references if name in said}
+        return Context(history, found | _find_items(caller, [name for name in references if name not in said]))
     history, missing_id = _collect_history(caller, previous_id or "")
     if missing_id:
         message = f"Previous response with id '{missing_id}' not found, or not completed."

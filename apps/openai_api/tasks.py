@@ -3,6 +3,7 @@
 from celery import shared_task
 
 from apps.openai_api.background_responses import settle_lost
+from apps.openai_api.conversations import sweep_conversations
 from apps.openai_api.kept_events import sweep_streams
 from apps.openai_api.stored_responses import sweep
 
@@ -13,3 +14,4 @@ def sweep_responses() -> None:
     settle_lost()
     sweep()
     sweep_streams()
+    sweep_conversations()

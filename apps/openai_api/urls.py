@@ -11,6 +11,12 @@ from drf_spectacular.views import SpectacularJSONAPIView
 from apps.core.middleware import ASGIApp, Scope
 from apps.openai_api.audio_consumers import TranscriptionsConsumer, TranslationsConsumer
 from apps.openai_api.consumers import ChatCompletionsConsumer, CompletionsConsumer, LoadModelConsumer
+from apps.openai_api.conversation_views import (
+    ConversationItemListView,
+    ConversationItemView,
+    ConversationListView,
+    ConversationView,
+)
 from apps.openai_api.file_uploads import FileUploadConsumer
 from apps.openai_api.file_views import FileContentView, FileListView, FileView
 from apps.openai_api.pooling_consumers import EmbeddingsConsumer, RerankConsumer, ScoreConsumer
@@ -81,6 +87,18 @@ urlpatterns: list[URLPattern] = [
     path("v1/models/<path:model_id>", ModelView.as_view(), name="model"),
     path("models", ModelListView.as_view(schema=None)),
     path("models/<path:model_id>", ModelView.as_view(schema=None)),
+    path("v1/conversations", ConversationListView.as_view(), name="conversations"),
+    path("v1/conversations/<str:conversation_id>", ConversationView.as_view(), name="conversation"),
+    path("v1/conversations/<str:conversation_id>/items", ConversationItemListView.as_view(), name="conversation_items"),
+    path(
+        "v1/conversations/<str:conversation_id>/items/<str:item_id>",
+        ConversationItemView.as_view(),
+        name="conversation_item",
+    ),
+    path("conversations", ConversationListView.as_view(schema=None)),
+    path("conversations/<str:conversation_id>", ConversationView.as_view(schema=None)),
+    path("conversations/<str:conversation_id>/items", ConversationItemListView.as_view(schema=None)),
+    path("conversations/<str:conversation_id>/items/<str:item_id>", ConversationItemView.as_view(schema=None)),
     path("v1/responses/<str:response_id>", ResponseView.as_view(), name="response"),
     path("v1/responses/<str:response_id>/input_items", InputItemsView.as_view(), name="input_items"),
     path("v1/responses/<str:response_id>/cancel", CancelView.as_view(), name="cancel_response"),

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
 FLAT_TOOLS = [{"type": "function", "name": "f", "parameters": {"type": "object", "properties": {}}}]
+CONVERSATION = "the id of a conversation"
 PREVIOUS = "the id of a response that is kept"
 
 
@@ -74,7 +75,7 @@ PROBES: dict[str, dict[str, Probe]] = {
         "access_programs": Probe({"cyber": "standard"}),
         "background": Probe(True),
         "context_management": Probe([{"type": "compaction"}]),
-        "conversation": Probe("conv_1"),
+        "conversation": Probe(CONVERSATION),
         "image": Probe({"context_compression": "enabled"}),
         "include": Probe(["message.output_text.logprobs"]),
         "input": Probe("other"),

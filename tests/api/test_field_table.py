@@ -9,7 +9,7 @@ import pytest
 
 from scripts.api_fields import PAGE, Endpoint, list_endpoints, make_page
 from tests.api.conftest import Api
-from tests.api.field_probes import PREVIOUS, PROBES, Probe
+from tests.api.field_probes import CONVERSATION, PREVIOUS, PROBES, Probe
 from tests.api.pooling_fixtures import embedder, embedding_api
 from tests.api.whisper_fixtures import audio_api, whisper_folder, whisper_worker
 from tests.factories import make_model, make_replica
@@ -52,6 +52,9 @@ def test_fields_of_generating_endpoints_do_what_the_table_says(
 ) -> None:
     register_worker(worker, model="other")
     previous = chat_api.post("/v1/responses", BODIES["/v1/responses"]).json()["id"]
+    items = [{"role": "user", "content": "before"}]
+    conversation = chat_api.post("/v1/conversations", {"items": items}).json()["id"]
+    made = {PREVIOUS: Probe(previous), CONVERSATION: Probe(conversation)}
 
     def ask(fields: dict[str, Any]) -> tuple[httpx.Response, bytes]:
         """The answer, and what the worker was asked."""
@@ -67,9 +70,8 @@ def test_fields_of_generating_endpoints_do_what_the_table_says(
         return _PASSING.sub("", response.text + asked.decode())
 
     for field, probe in list_probes(path):
-        check(
-            path, field, observe, lambda fields: ask(fields)[0], Probe(previous) if probe.value == PREVIOUS else probe
-        )
+        made_probe = made.get(probe.value, probe) if isinstance(probe.value, str) else probe
+        check(path, field, observe, lambda fields: ask(fields)[0], made_probe)
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ def make_response(call: ResponsesCall, sampling: Sampling) -> dict[str, Any]:
         "status": "queued",
         "background": bool(body.background),
         "completed_at": None,
+        "conversation": {"id": call.conversation_id} if call.conversation_id is not None else None,
         "error": None,
         "frequency_penalty": sampling.frequency_penalty,
         "incomplete_details": None,

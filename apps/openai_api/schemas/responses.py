@@ -7,7 +7,7 @@ is handed in by who can read it: nothing here asks the database.
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from apps.accounts.caller import Caller
 from apps.core.errors import InvalidRequest, ServiceError
@@ -16,6 +16,7 @@ from apps.inference.requests import GenerationRequest
 from apps.openai_api.parameters import RESPONSES_NEUTRAL, check_fields
 from apps.openai_api.schemas.chat import read_model
 from apps.openai_api.schemas.fields import Count, SamplingFields, check_token_limits, decode_body
+from apps.openai_api.schemas.metadata import Metadata
 from apps.openai_api.schemas.responses_fields import ReasoningFields, TextFields
 from apps.openai_api.schemas.responses_shape import Conversation, InputItem, convert_input, rename_field
 from apps.openai_api.schemas.responses_tools import (
@@ -41,8 +42,6 @@ Include = Literal[
     "web_search_call.results",
     "web_search_call.action.sources",
 ]
-MetadataValue = Annotated[str, Meta(max_length=512)]
-Metadata = Annotated[dict[Annotated[str, Meta(max_length=64)], MetadataValue], Meta(max_length=16)]
 # How the rest of the system calls what this endpoint calls otherwise.
 _NAMES = {
     "messages": "input",
@@ -52,6 +51,12 @@ _NAMES = {
 }
 
 
+class ConversationName(Struct, frozen=True, forbid_unknown_fields=True):
+    """The other form of its id."""
+
+    id: str
+
+
 class ResponsesBody(SamplingFields, frozen=True, kw_only=True):
     """The honoured fields. The others are in `parameters.py`."""
 
@@ -59,6 +64,7 @@ class ResponsesBody(SamplingFields, frozen=True, kw_only=True):
     input: str | list[InputItem] | None = None
     instructions: str | None = None
     previous_response_id: str | None = None
+    conversation: str | ConversationName | None = None
     stream: bool | None = None
     store: bool | None = None
     background: bool | None = None
@@ -98,6 +104,17 @@ class ResponsesCall(NamedTuple):
         """Unless the client wants it otherwise."""
         return self.body.store is not False
 
+    @property
+    def history_origin(self) -> str:
+        """The field that what was said before comes from."""
+        return "previous_response_id" if self.body.conversation is None else "conversation"
+
+    @property
+    def conversation_id(self) -> str | None:
+        """The conversation to go on from and to add to."""
+        given = self.body.conversation
+        return given.id if isinstance(given, ConversationName) else given
+
 
 class PreparedCall(NamedTuple):
     """The whole request, and where in the body each of its messages comes from."""
@@ -128,7 +145,7 @@ def parse_response(body: bytes, caller: Caller) -> ResponsesCall:
     if response.input is None:
         raise InvalidRequest("'input' is required.", param="input")
     (response.reasoning or ReasoningFields()).check()
-    _check_background(response)
+    _check_state(response)
     offered = read_tools(response.tools)
     check_choice(response.tool_choice, offered.names)
     tools, tool_choice = read_tool_choice(join_choice(response.tool_choice), offered.functions)
@@ -156,7 +173,7 @@ def prepare(call: ResponsesCall, history: list[InputItem], referenced: dict[str,
     given = call.given
     if not isinstance(given, str):
         given = [referenced[item.id or ""] if item.type == "item_reference" else item for item in given]
-    conversation = convert_input(given, call.body.instructions, history)
+    conversation = convert_input(given, call.body.instructions, history, call.history_origin)
     request = msgspec.structs.replace(call.request, messages=conversation.convert())
     shown = {tool["function"]["name"] for tool in call.request.tools or []}
     named = zip(call.tools.names, call.tools.origins, strict=True)
@@ -173,7 +190,10 @@ def _read_sampling(body: ResponsesBody) -> dict[str, Any]:
     return sampling
 
 
-def _check_background(body: ResponsesBody) -> None:
+def _check_state(body: ResponsesBody) -> None:
+    if body.conversation is not None and body.previous_response_id is not None:
+        message = "'previous_response_id' cannot be combined with 'conversation'."
+        raise InvalidRequest(message, param="previous_response_id")
     if body.background and body.store is False:
         raise InvalidRequest("'store': a background response has to be kept.", param="store")
 

@@ -85,14 +85,17 @@ def rename_field(error: ServiceError, names: Mapping[str, str]) -> None:
 
 
 def convert_input(
-    given: str | list[InputItem], instructions: str | None = None, history: list[InputItem] | None = None
+    given: str | list[InputItem],
+    instructions: str | None = None,
+    history: list[InputItem] | None = None,
+    history_origin: str = "previous_response_id",
 ) -> Conversation:
     """Instructions, what was said before, and the input. Raises InvalidRequest for an item that cannot be read."""
     builder = _Builder()
     if instructions is not None:
         builder.add_message(Message(role="system", content=instructions), "instructions")
     for item in history or ():
-        builder.add(item, "previous_response_id")
+        builder.add(item, history_origin)
     if isinstance(given, str):
         builder.add(InputItem(role="user", content=given), "input")
     else:
