@@ -24,7 +24,7 @@ from apps.core.db import close_db_connections
 from apps.core.middleware import ASGIApp, HttpMiddleware, Receive, Scope, Send
 from apps.core.websocket_origin import SameOriginMiddleware
 from apps.inference import generate, runs
-from apps.openai_api.urls import find_consumer
+from apps.openai_api.urls import find_consumer, sockets
 
 
 async def refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,11 +59,21 @@ async def http(scope: Scope, receive: Receive, send: Send) -> None:
     await (anthropic_consumers.get(path) or find_consumer(path, scope) or django)(scope, receive, send)
 
 
-websocket = URLRouter([*websocket_urlpatterns, re_path(r"", cast(Any, refuse_websocket))])
+page_sockets = SameOriginMiddleware(
+    AuthMiddlewareStack(URLRouter([*websocket_urlpatterns, re_path(r"", cast(Any, refuse_websocket))]))
+)
+
+
+async def websocket(scope: Scope, receive: Receive, send: Send) -> None:
+    """Sockets of the API take keys, from anywhere; those of our pages take cookies, from our pages alone."""
+    path = scope["path"].removeprefix(scope.get("root_path", "")).lstrip("/")
+    await (sockets.get(path) or page_sockets)(scope, receive, send)
+
+
 application = ProtocolTypeRouter(
     {
         "http": HttpMiddleware(http),
-        "websocket": SameOriginMiddleware(AuthMiddlewareStack(websocket)),
+        "websocket": websocket,
         "lifespan": lifespan,
     }
 )

@@ -22,6 +22,7 @@ from apps.openai_api.file_views import FileContentView, FileListView, FileView
 from apps.openai_api.pooling_consumers import EmbeddingsConsumer, RerankConsumer, ScoreConsumer
 from apps.openai_api.response_views import CancelView, InputItemsView, ResponseView
 from apps.openai_api.responses_consumer import ResponseEventsConsumer, ResponsesConsumer
+from apps.openai_api.responses_socket import serve_responses
 from apps.openai_api.schemas.event_query import asks_for_stream
 from apps.openai_api.token_consumers import DetokenizeConsumer, TokenizeConsumer
 from apps.openai_api.views import ModelListView, ModelView, health, ready, unknown_path
@@ -42,6 +43,7 @@ _load_model: ASGIApp = LoadModelConsumer.as_asgi()
 
 _RESPONSE = re.compile(r"(?:v1/)?responses/[^/]+")
 
+sockets: dict[str, ASGIApp] = {"v1/responses": serve_responses, "responses": serve_responses}
 consumers: dict[str, ASGIApp] = {
     "v1/chat/completions": _chat,
     "v1/completions": _completions,

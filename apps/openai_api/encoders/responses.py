@@ -13,7 +13,7 @@ from apps.openai_api.encoders.custom_calls import CustomCallItem
 from apps.openai_api.encoders.responses_items import CallItem, Event, MessageItem, OpenItem, ReasoningItem
 from apps.openai_api.encoders.responses_object import make_error, make_response, make_usage
 from apps.openai_api.schemas.responses import ResponsesCall
-from gpu_worker.protocol import Delta, Finished, FinishReason, Sampling, ToolCallDelta
+from gpu_worker.protocol import Delta, Finished, FinishReason, Sampling, ToolCallDelta, Usage
 
 _REASONS: dict[FinishReason, str] = {
     "length": "max_output_tokens",
@@ -74,6 +74,10 @@ class ResponseEncoder:
             self.response |= {"status": "incomplete", "incomplete_details": {"reason": reason}}
         self.response["usage"] = make_usage(finished.usage)
         return self._encode(events)
+
+    def skip(self) -> None:
+        """Nothing is generated."""
+        self.response |= {"status": "completed", "completed_at": int(time.time()), "usage": make_usage(Usage())}
 
     def fail(self, error: ServiceError) -> bytes:
         """Closes what is open: the answer ends here."""
