@@ -29,6 +29,10 @@ MODEL_SCHEMA: dict[str, Any] = {
             "items": {"type": "string", "enum": ["text", "image", "audio"]},
         },
         "task": {"type": ["string", "null"], "enum": [*get_args(Task), None], "description": "Null: not known yet"},
+        "type": {"type": "string", "enum": ["model"]},
+        "display_name": {"type": "string"},
+        "created_at": {"type": "string", "format": "date-time"},
+        "max_input_tokens": {"type": ["integer", "null"]},
     },
 }
 MODEL_LIST_SCHEMA: dict[str, Any] = {
@@ -36,6 +40,9 @@ MODEL_LIST_SCHEMA: dict[str, Any] = {
     "properties": {
         "object": {"type": "string", "enum": ["list"]},
         "data": {"type": "array", "items": MODEL_SCHEMA},
+        "has_more": {"type": "boolean"},
+        "first_id": {"type": ["string", "null"]},
+        "last_id": {"type": ["string", "null"]},
     },
 }
 ERROR_SCHEMA: dict[str, Any] = {

@@ -1,6 +1,7 @@
 """The part of the API that generates nothing: models and health. DRF, behind Django's usual handler."""
 
 import logging
+from datetime import UTC, datetime
 from typing import Any
 
 from asgiref.sync import async_to_sync
@@ -29,7 +30,9 @@ class ModelListView(APIView):
     def get(self, request: Request) -> Response:
         """The models that the caller's team may use."""
         specs = async_to_sync(list_models)(get_caller(request))
-        return Response({"object": "list", "data": [describe_model(spec) for spec in specs]})
+        first, last = (specs[0].name, specs[-1].name) if specs else (None, None)
+        page = {"has_more": False, "first_id": first, "last_id": last}
+        return Response({"object": "list", "data": [describe_model(spec) for spec in specs], **page})
 
 
 class ModelView(APIView):
@@ -42,7 +45,10 @@ class ModelView(APIView):
 
 
 def describe_model(spec: ModelSpec) -> dict[str, Any]:
-    """OpenAI's model object, with an adapter's model, and context length and what it reads where that is known."""
+    """OpenAI's model object, with an adapter's model, and context length and what it reads where that is known.
+
+    And the fields of Anthropic's, by which its clients know a model.
+    """
     return {
         "id": spec.name,
         "object": "model",
@@ -52,6 +58,10 @@ def describe_model(spec: ModelSpec) -> dict[str, Any]:
         "context_length": spec.context_length,
         "input_modalities": spec.input_modalities,
         "task": spec.task,
+        "type": "model",
+        "display_name": spec.name,
+        "created_at": datetime.fromtimestamp(spec.created, UTC).isoformat(),
+        "max_input_tokens": spec.context_length,
     }
 
 

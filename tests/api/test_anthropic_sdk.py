@@ -1,5 +1,6 @@
 """The anthropic SDK, by base URL and key alone: with the scripted worker, and with the demo model."""
 
+import base64
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,10 @@ from apps.usage.recorder import recorder
 from gpu_worker.protocol import Delta, ToolCallDelta
 from tests.api.conftest import Api, wait_for_settled_rows
 from tests.api.demo_fixtures import demo_api, demo_worker
+from tests.factories import make_model, make_replica
 from tests.scripted_worker import Answer, ScriptedWorker
+from tests.tiny_vision import make_folder, make_picture
+from tests.worker_process import run_worker
 
 __all__ = ["demo_api", "demo_worker"]  # fixtures
 
@@ -199,3 +203,29 @@ def test_demo_model_stops_and_continues(demo: anthropic.Anthropic) -> None:
         demo.messages.create(model="demo", max_tokens=3, messages=HELLO, thinking={"type": "enabled"})  # type: ignore[typeddict-item]
     with pytest.raises(anthropic.BadRequestError, match=r"output_config\.effort"):
         demo.messages.create(model="demo", max_tokens=3, messages=HELLO, output_config={"effort": "low"})
+
+
+def test_models(client: anthropic.Anthropic) -> None:
+    (model,) = client.models.list()
+    assert (model.id, model.type, model.display_name) == ("scripted", "model", "scripted")
+    assert model == client.models.retrieve("scripted")
+    assert model.created_at.tzinfo is not None
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("vision")
+def test_an_image_counts_as_what_it_becomes(api: Api) -> None:
+    data = base64.b64encode(make_picture(1)).decode()
+    picture: Any = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}}
+    seen: Any = [{"role": "user", "content": [{"type": "text", "text": "What is it?"}, picture]}]
+    with run_worker(make_folder("llava"), num_blocks=256, block_size=4, max_num_seqs=4, max_model_len=300) as worker:
+        make_replica(make_model("seeing"), port=worker.port, token=worker.token)
+        with make_client(api) as client:
+            counted = client.messages.count_tokens(model="seeing", messages=seen).input_tokens
+            usage = client.messages.create(model="seeing", messages=seen, max_tokens=3, extra_body=GREEDY).usage
+            assert usage.input_tokens == counted > 16 + len("What is it?")
+            broken: Any = {"type": "image", "source": {**picture["source"], "data": "iVBORw0KGgpvbmU="}}
+            refused: Any = [{"role": "user", "content": [broken]}]
+            with pytest.raises(anthropic.BadRequestError, match=r"messages\[0\]\.content\[0\]\.source"):
+                client.messages.count_tokens(model="seeing", messages=refused)
+    wait_for_settled_rows(1)

@@ -27,7 +27,12 @@ def test_list_holds_what_the_team_may_use(api: Api) -> None:
         "context_length": 4096,
         "input_modalities": None,
         "task": None,
+        "type": "model",
+        "display_name": "org/everyones",
+        "created_at": everyones.created_at.replace(microsecond=0).isoformat(),
+        "max_input_tokens": 4096,
     }
+    assert (answer["has_more"], answer["first_id"], answer["last_id"]) == (False, "org/everyones", "ours")
 
 
 def test_one_model_by_a_name_with_slashes(api: Api) -> None:
