@@ -12,6 +12,7 @@ from django.conf import settings
 
 MAX_PROBLEMS = 50  # that are told: a file that is wrong is wrong throughout
 MAX_ID_LENGTH = 512
+MAX_MODEL_LENGTH = 200
 
 
 class InputLine(NamedTuple):
@@ -146,4 +147,5 @@ class _Checker:
         except msgspec.DecodeError:
             yield Problem("invalid_request", "'body' must be an object.", "body", number)
         else:
-            self._models.add(model if isinstance(model, str) and len(model) <= 200 else "")
+            is_name = isinstance(model, str) and len(model) <= MAX_MODEL_LENGTH and "\x00" not in model
+            self._models.add(model if is_name else "")

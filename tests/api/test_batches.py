@@ -177,6 +177,14 @@ def test_so_many_problems_are_told(scripted: BatchApi) -> None:
     assert [problem["line"] for problem in failed["errors"]["data"]] == list(range(1, 51))
 
 
+@pytest.mark.parametrize("model", ["\x00", "x" * 300, 7, None, ["a"]], ids=["nul", "long", "number", "null", "list"])
+def test_a_line_whose_model_is_no_name_fails_alone(scripted: BatchApi, model: Any) -> None:
+    done = scripted.wait_for(scripted.create([make_line("\x00", model=model)]), "completed")
+    assert (done["model"], done["request_counts"]["failed"]) == (None, 1)
+    response = scripted.read(done["error_file_id"])["\x00"]["response"]
+    assert response["status_code"] in (400, 404)
+
+
 def test_lines_may_name_several_models(scripted: BatchApi) -> None:
     batch = scripted.create([make_line("a"), make_line("b", model="unknown")])
     done = scripted.wait_for(batch, "completed")
@@ -205,6 +213,14 @@ def test_a_bad_request_names_its_field(batches: BatchApi, fields: dict[str, Any]
     answer = batches.post("/v1/batches", body)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
     assert not StoredFile.objects.filter(is_held=True).exists()
+
+
+def test_a_body_that_cannot_be_read_is_refused(batches: BatchApi) -> None:
+    with batches.client() as client, override_settings(DATA_UPLOAD_MAX_MEMORY_SIZE=1024):
+        answers = [client.post("/v1/batches", content=body) for body in (b"", b"[]", b"{", b"\xff", b" " * 2000)]
+        answers += [client.put("/v1/batches"), client.delete("/v1/batches/x"), client.get("/v1/batches/x/cancel")]
+    assert [answer.status_code for answer in answers] == [400, 400, 400, 400, 413, 405, 405, 405]
+    assert all(set(answer.json()["error"]) == {"message", "type", "param", "code"} for answer in answers)
 
 
 def test_the_file_must_be_ones_own_and_for_a_batch(batches: BatchApi) -> None:
