@@ -195,3 +195,24 @@ def test_openai_sdk(chat_api: Api, worker: ScriptedWorker) -> None:
         assert client.conversations.delete(conversation.id).deleted
         with pytest.raises(openai.NotFoundError):
             client.conversations.retrieve(conversation.id)
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"{", 400),
+        (b"\xff", 400),
+        (b"[]", 400),
+        (b"[" * 100_000, 400),
+        (b'"' + b"a" * 5000 + b'"', 413),
+        (b"", 200),
+        (b'{"metadata":{"a":"\\ud800"}}', 400),
+        (b'{"metadata":{"a":"\\u0000"}}', 200),
+    ],
+    ids=["malformed", "bytes", "list", "deep", "large", "empty", "surrogate", "nul"],
+)
+def test_any_body_has_its_answer(api: Api, settings: Any, body: bytes, status: int) -> None:
+    settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 4000 if status == 413 else settings.MAX_BODY_BYTES
+    with api.client() as client:
+        response = client.post(CONVERSATIONS, content=body, headers={"content-type": "application/json"})
+    assert response.status_code == status, response.text
