@@ -1,6 +1,7 @@
 """The processes of docker-compose.yml, with its own commands, against real PostgreSQL and Redis."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,9 @@ from tests.deploy.compose import ROOT, interpolate, parse, read_compose_text
 from tests.live.installation import API_KEY, find_free_port, wait_until
 from tests.servers import run_postgres, run_redis
 
+HELLO = {
+    "model": "atrium-demo", "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 16, "temperature": 0,
+}  # fmt: skip
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
@@ -34,6 +38,7 @@ class Production:
             "ATRIUM_NODE_ADDRESS": "127.0.0.1",
             "ATRIUM_NODE_BIND_HOST": "127.0.0.1",
             "ATRIUM_DATA_DIR": str(folder),
+            "ATRIUM_FILES_DIR": str(folder / "files"),
             "ATRIUM_WORKER_OMP_WAIT_POLICY": "passive",
             "ATRIUM_WORKER_COMPILE": "off",
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -83,6 +88,22 @@ def production(tmp_path: Path) -> Iterator[Production]:
                     os.killpg(int(identity.read_text().strip("[]").split(",")[0]), signal.SIGKILL)
 
 
+def answer_in_a_batch(ports: list[int]) -> dict[str, str]:
+    """The message that is the answer to HELLO: sent through one web process, read through another."""
+    clients = [
+        httpx.Client(base_url=f"http://127.0.0.1:{port}/v1", headers={"Authorization": f"Bearer {API_KEY}"}, timeout=60)
+        for port in ports
+    ]
+    line = {"custom_id": "x", "method": "POST", "url": "/v1/chat/completions", "body": HELLO}
+    with clients[0] as first, clients[1] as second:
+        file = first.post("/files", files={"file": json.dumps(line).encode()}, data={"purpose": "batch"}).json()
+        body = {"input_file_id": file["id"], "endpoint": line["url"], "completion_window": "24h"}
+        path = f"/batches/{first.post('/batches', json=body).json()['id']}"
+        wait_until(lambda: second.get(path).json()["status"] == "completed", 60, "the batch is complete")
+        output = second.get(f"/files/{second.get(path).json()['output_file_id']}/content").json()
+    return output["response"]["body"]["choices"][0]["message"]
+
+
 def test_the_services_answer_a_chat_and_stop(production):
     production.start("bootstrap", "bootstrap")
     assert production.processes.pop("bootstrap").wait(120) == 0, production.read_log("bootstrap")
@@ -103,12 +124,13 @@ def test_the_services_answer_a_chat_and_stop(production):
     for port in ports:  # the first loads the model, the second process finds it loaded
         answer = httpx.post(
             f"http://127.0.0.1:{port}/v1/chat/completions",
-            json={"model": "atrium-demo", "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 16},
+            json=HELLO,
             headers={"Authorization": f"Bearer {API_KEY}"},
             timeout=120,
         )
         assert answer.status_code == 200, f"{answer.text}\n{production.read_log('celery')}"
         assert answer.json()["choices"][0]["message"]["content"]
+    assert answer_in_a_batch(ports) == answer.json()["choices"][0]["message"]
     with psycopg.connect(production.local["DATABASE_URL"], autocommit=True) as database:
         where = "SELECT node.name, state FROM registry_replica JOIN registry_node node ON node.id = node_id"
         is_ready = [("gpu-1", "ready")].__eq__
