@@ -6,6 +6,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from apps.usage.models import UsageRecord
 from apps.usage.recorder import recorder
+from gpu_worker.frontend.tokenization import MAX_LISTED
 from tests.api.conftest import Api
 from tests.api.demo_fixtures import demo_api, demo_worker
 from tests.scripted_worker import ScriptedWorker
@@ -82,6 +83,19 @@ def test_more_than_the_context_is_counted_too(demo_api: Api) -> None:
     answer = ask(demo_api, prompt="1 " * 20_000)
     assert answer.status_code == 200
     assert answer.json()["count"] > answer.json()["max_model_len"]
+
+
+@pytest.mark.slow
+def test_more_than_can_be_listed_is_refused_and_still_counted(demo_api: Api) -> None:
+    text = "1 " * (MAX_LISTED // 2 + 1)
+    for path, body, param in (
+        ("/v1/tokenize", {"prompt": text}, "prompt"),
+        ("/v1/detokenize", {"tokens": [1] * (MAX_LISTED + 1)}, "tokens"),
+    ):
+        answer = ask(demo_api, path, **body)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+    counted = ask(demo_api, "/v1/messages/count_tokens", messages=[{"role": "user", "content": text}])
+    assert counted.json()["input_tokens"] > MAX_LISTED
 
 
 @pytest.mark.slow
