@@ -5,10 +5,8 @@ memory of a stream is bounded. Knows neither what an event says nor who may read
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
 from typing import NamedTuple
 
 from apps.accounts.caller import Caller
@@ -37,7 +35,7 @@ class EventLog:
         self.comment = b""  # what is waited for, of no use later
         self.error: ServiceError | None = None  # why there is no event at all
         self._has_ids = has_ids
-        self._events: deque[bytes] = deque()
+        self._events: list[bytes] = []
         self._num_bytes = 0
         self._num_saved = 0
         self._num_unsaved_bytes = 0
@@ -95,19 +93,17 @@ class EventLog:
     async def save(self, *, is_last: bool = False) -> float | None:
         """Write to the database what is not there. Returns as `save_events`."""
         first = self._num_saved
-        events = list(islice(self._events, first - self.first, None))
+        events = self._events[first - self.first :]
         idle_s = await run_db(save_events, self.stream_id, first, events, is_last)
         self._num_saved += len(events)
         self._num_unsaved_bytes -= sum(map(len, events))
-        while self._num_bytes > WINDOW_BYTES and self.first < self._num_saved:
-            self._num_bytes -= len(self._events.popleft())
-            self.first += 1
+        self._forget_saved()
         self._saved.set()
         return idle_s
 
     def read(self, position: int) -> News:
         """The events from this number on, which is not before `first`."""
-        return News(list(islice(self._events, position - self.first, None)), self._has_ended)
+        return News(self._events[position - self.first :], self._has_ended)
 
     @contextmanager
     def listen(self) -> Iterator[asyncio.Event]:
@@ -118,6 +114,14 @@ class EventLog:
             yield changed
         finally:
             self._readers.discard(changed)
+
+    def _forget_saved(self) -> None:
+        num_forgotten = 0
+        while self._num_bytes > WINDOW_BYTES and self.first + num_forgotten < self._num_saved:
+            self._num_bytes -= len(self._events[num_forgotten])
+            num_forgotten += 1
+        del self._events[:num_forgotten]
+        self.first += num_forgotten
 
     def _wake(self) -> None:
         for changed in self._readers:
