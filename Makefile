@@ -4,7 +4,7 @@ HOST ?= localhost
 PORT ?= 8000
 BIN := $(VENV)/bin
 
-.PHONY: setup run serve test test-fast lint types bench
+.PHONY: setup run serve test test-fast fuzz lint types bench
 
 setup:
 	@scripts/setup_environment.sh "$(VENV)"
@@ -22,6 +22,10 @@ test: setup lint types
 
 test-fast: setup
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
+
+# Thousands of requests made of the OpenAPI document, against real servers; a seed repeats them.
+fuzz: setup
+	$(BIN)/python -m tests.schema_fuzz --requests 5000 $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

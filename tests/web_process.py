@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SECRET = "atr_" + "k" * 43
 MODEL = "scripted"
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 120.0
 
 # Runs in the installation under test: a member with a key, and a model whose ready replicas are at these addresses.
 _SEED = """

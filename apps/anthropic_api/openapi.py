@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from apps.anthropic_api.schemas.body import MessagesBody, PromptFields
-from apps.openai_api.openapi import make_operation
+from apps.openai_api.openapi import make_event, make_operation
 
 ERROR = "MessagesError"
 _ERROR_SCHEMA: dict[str, Any] = {
@@ -40,7 +40,7 @@ def add_messages(result: dict[str, Any], **_: Any) -> dict[str, Any]:
     create = make_operation("create_message", "A message, whole or as a stream of events.", body, error=ERROR)
     create["responses"]["200"]["content"] = {
         "application/json": {"schema": _MESSAGE},
-        "text/event-stream": {"schema": {"type": "string"}},
+        "text/event-stream": {"schema": make_event(None)},
     }
     count = make_operation("count_message_tokens", "How many tokens the prompt of a message has.", prompt, error=ERROR)
     count["responses"]["200"]["content"] = {"application/json": {"schema": _COUNT}}

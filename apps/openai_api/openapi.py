@@ -5,6 +5,8 @@ from typing import Any, get_args
 import msgspec
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 
+from apps.openai_api.answer_schemas import ANSWERS, COMPONENTS, make_list, make_object
+from apps.openai_api.body_schemas import complete_bodies
 from apps.openai_api.schemas.chat import ChatBody
 from apps.openai_api.schemas.completions import CompletionBody
 from apps.openai_api.schemas.embeddings import EmbeddingBody
@@ -15,9 +17,8 @@ from apps.openai_api.schemas.tokenize import DetokenizeBody, TokenizeBody
 from apps.openai_api.schemas.transcriptions import ResponseFormat
 from gpu_worker.protocol import Task
 
-MODEL_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {
+MODEL_SCHEMA: dict[str, Any] = make_object(
+    {
         "id": {"type": "string"},
         "object": {"type": "string", "enum": ["model"]},
         "created": {"type": "integer", "description": "Unix time in seconds"},
@@ -33,32 +34,29 @@ MODEL_SCHEMA: dict[str, Any] = {
         "display_name": {"type": "string"},
         "created_at": {"type": "string", "format": "date-time"},
         "max_input_tokens": {"type": ["integer", "null"]},
-    },
-}
-MODEL_LIST_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {
+    }
+)
+MODEL_LIST_SCHEMA: dict[str, Any] = make_object(
+    {
         "object": {"type": "string", "enum": ["list"]},
-        "data": {"type": "array", "items": MODEL_SCHEMA},
+        "data": make_list(MODEL_SCHEMA),
         "has_more": {"type": "boolean"},
         "first_id": {"type": ["string", "null"]},
         "last_id": {"type": ["string", "null"]},
-    },
-}
-ERROR_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        "error": {
-            "type": "object",
-            "properties": {
+    }
+)
+ERROR_SCHEMA: dict[str, Any] = make_object(
+    {
+        "error": make_object(
+            {
                 "message": {"type": "string"},
                 "type": {"type": "string"},
                 "param": {"type": ["string", "null"]},
                 "code": {"type": ["string", "null"]},
-            },
-        }
-    },
-}
+            }
+        )
+    }
+)
 RESPONSE_SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -70,6 +68,7 @@ RESPONSE_SCHEMA: dict[str, Any] = {
         },
         "output": {"type": "array", "items": {"type": "object"}},
     },
+    "required": ["id", "object", "created_at", "status", "model", "output", "usage", "error"],
 }
 DELETED_SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -198,7 +197,8 @@ def add_generating_endpoints(result: dict[str, Any], **_: Any) -> dict[str, Any]
     bodies = [body for body, _id, _summary in _OPERATIONS.values()]
     references, components = msgspec.json.schema_components(bodies, ref_template=_REF)
     schemas = result.setdefault("components", {}).setdefault("schemas", {})
-    schemas.update(components, Error=ERROR_SCHEMA)
+    complete_bodies(components)
+    schemas.update(components, Error=ERROR_SCHEMA, Response=RESPONSE_SCHEMA, **COMPONENTS)
     for (path, (_body, operation_id, summary)), reference in zip(_OPERATIONS.items(), references, strict=True):
         result["paths"][path] = {"post": make_operation(operation_id, summary, reference)}
     for path, (fields, operation_id, summary) in _FORMS.items():
@@ -211,16 +211,38 @@ def add_generating_endpoints(result: dict[str, Any], **_: Any) -> dict[str, Any]
     upload["requestBody"]["content"] = {"multipart/form-data": {"schema": form}}
     upload["responses"]["200"]["content"] = {"application/json": {"schema": FILE_SCHEMA}}
     result["paths"]["/v1/files"]["post"] = upload
+    stored = result["paths"]["/v1/responses/{response_id}"]["get"]["responses"]["200"]["content"]
+    stored["text/event-stream"] = {"schema": make_event(None)}
+    for operations in result["paths"].values():
+        for operation in operations.values():
+            operation["responses"].setdefault("default", make_failure("Error"))
     return result
+
+
+def make_failure(error: str) -> dict[str, Any]:
+    """The answer that is an error, of this schema."""
+    return {"description": "An error", "content": {"application/json": {"schema": {"$ref": _REF.format(name=error)}}}}
+
+
+def make_event(name: str | None) -> dict[str, Any]:
+    """One server-sent event: its data is the JSON of this component, at the end of most streams `[DONE]`."""
+    data: dict[str, Any] = {"type": "string", "contentMediaType": "application/json"}
+    if name:
+        data["contentSchema"] = {"$ref": _REF.format(name=name)}
+    kinds = [{"type": "string", "enum": ["[DONE]"]}, data]
+    properties = {"event": {"type": "string"}, "data": {"anyOf": kinds}}
+    return {"type": "object", "properties": properties, "required": ["data"]}
 
 
 def make_operation(operation_id: str, summary: str, body: dict[str, Any], error: str = "Error") -> dict[str, Any]:
     """One POST endpoint with a JSON body, whose errors have the schema of this name."""
-    stream = {"text/event-stream": {"schema": {"type": "string"}}}
-    answer = {} if operation_id == "load_model" else {"application/json": {"schema": {"type": "object"}}}
+    name, event = ANSWERS.get(operation_id, (None, None))
+    schema = {"$ref": _REF.format(name=name)} if name else {"type": "object"}
+    answer = {} if operation_id == "load_model" else {"application/json": {"schema": schema}}
     if operation_id in _STREAMED:
-        answer |= stream
-    failure = {"application/json": {"schema": {"$ref": _REF.format(name=error)}}}
+        answer["text/event-stream"] = {"schema": make_event(event)}
+    if name == "Transcription":
+        answer |= {"text/plain": {"schema": _TEXT}, "text/vtt": {"schema": _TEXT}}
     return {
         "operationId": operation_id,
         "summary": summary,
@@ -228,6 +250,6 @@ def make_operation(operation_id: str, summary: str, body: dict[str, Any], error:
         "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
         "responses": {
             "200": {"description": "The answer", "content": answer},
-            "default": {"description": "An error", "content": failure},
+            "default": make_failure(error),
         },
     }
