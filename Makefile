@@ -4,10 +4,14 @@ HOST ?= localhost
 PORT ?= 8000
 BIN := $(VENV)/bin
 
-.PHONY: setup run serve test test-fast fuzz lint types bench
+.PHONY: setup clients run serve test test-fast fuzz lint types bench
 
 setup:
 	@scripts/setup_environment.sh "$(VENV)"
+
+# Third-party clients, which the live tests run against Atrium.
+clients: setup
+	@scripts/setup_clients.sh "$(VENV)"
 
 # The demo model on this machine: prints the address, the admin's login and an API key.
 run: setup
@@ -17,7 +21,7 @@ run: setup
 serve: setup
 	@$(BIN)/python manage.py serve --host "$(HOST)" --port "$(PORT)" $(ARGS)
 
-test: setup lint types
+test: setup clients lint types
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-fast: setup

@@ -9,7 +9,14 @@ from django.test import override_settings
 
 from apps.accounts.caller_cache import caller_cache
 from apps.core.db import close_db_connections
-from tests.parity_table import pytest_terminal_summary  # noqa: F401 - pytest finds it here, also when workers run the tests
+from tests.live.clients.table import write_clients
+from tests.parity_table import write_parity
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The tables; here, where pytest finds it also when workers run the tests."""
+    write_parity(terminalreporter)
+    write_clients(terminalreporter)
 
 
 @pytest.fixture(scope="session")

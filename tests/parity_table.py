@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.summary_table import write_table
+
 _PROPERTY = "parity"
 GREEDY, SEEDED = "greedy = generate", "seeded = alone"
 _TRAFFIC = ("preemptions", "cached tokens", "cut prompts")
@@ -26,20 +28,17 @@ def record_traffic(record_property: RecordProperty, **counts: int) -> None:
     record_property(_PROPERTY, {name.replace("_", " "): count for name, count in counts.items()})
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def write_parity(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the table if any of its tests ran."""
-    rows = _collect(terminalreporter)
-    if not rows:
+    collected = _collect(terminalreporter)
+    if not collected:
         return
     header = ["architecture", "path", GREEDY, SEEDED, *_TRAFFIC]
-    lines = [header, ["---"] * len(header)]
-    for (architecture, path), cells in sorted(rows.items(), key=lambda row: (row[0][1] == "fallback", row[0])):
-        lines.append([architecture, path, *(str(cells.get(name, "")) for name in header[2:])])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    terminalreporter.section("parity: architecture, path, verdict")
-    for line in lines:
-        cells = [cell.ljust(width, "-" if cell == "---" else " ") for cell, width in zip(line, widths, strict=True)]
-        terminalreporter.write_line(f"| {' | '.join(cells)} |")
+    rows = [
+        [architecture, path, *(str(cells.get(name, "")) for name in header[2:])]
+        for (architecture, path), cells in sorted(collected.items(), key=lambda row: (row[0][1] == "fallback", row[0]))
+    ]
+    write_table(terminalreporter, "parity: architecture, path, verdict", header, rows)
 
 
 def _collect(terminalreporter: pytest.TerminalReporter) -> dict[tuple[str, str], dict[str, Any]]:

@@ -1,6 +1,7 @@
 """The documentation is complete: whatever a client or an operator can set or meet is written down."""
 
 import inspect
+import json
 import re
 from pathlib import Path
 
@@ -113,3 +114,19 @@ def test_every_setting_is_documented() -> None:
 def test_every_check_has_its_own_id() -> None:
     ids = re.findall(r'id="(atrium\.[EW]\d{3})"', inspect.getsource(checks))
     assert len(ids) == len(set(ids)) > 5
+
+
+def test_index_of_clients_names_every_page_and_the_versions_that_are_run() -> None:
+    index = (ROOT / "docs" / "clients" / "README.md").read_text()
+    pages = {path.name for path in (ROOT / "docs" / "clients").glob("*.md")} - {"README.md"}
+    assert set(re.findall(r"\]\(([\w-]+\.md)", index)) == pages
+    lists = ROOT / "tests" / "live" / "clients"
+    pins = json.loads((lists / "package.json").read_text())["dependencies"]
+    for name in ("requirements.txt", "requirements-openai2.txt"):
+        found = re.findall(r"^([\w-]+)==(\S+)", (lists / name).read_text(), re.MULTILINE)
+        pins |= {f"{name} {package}": pin for package, pin in found}
+    clients = ["huggingface_hub", "langchain-openai", "openai", "openai-agents", "pydantic-ai-slim"]
+    named = [f"requirements.txt {client}" for client in clients]
+    named += [f"requirements-openai2.txt {client}" for client in ("litellm", "llama-index-llms-openai-like")]
+    named += ["openai", "ai", "@openai/codex", "opencode-ai", "@continuedev/cli", "@anthropic-ai/claude-code"]
+    assert [client for client in named if f"| {pins[client]} " not in index] == []
