@@ -35,7 +35,7 @@ install_node() {
 
 install_python python requirements.txt
 install_python python-openai2 requirements-openai2.txt
-if ! command -v npm >/dev/null 2>&1 || ! node -e 'process.exit(process.versions.node.split(".")[0] < 20)'; then
+if ! command -v npm >/dev/null 2>&1 || ! node -e 'process.exit(parseInt(process.versions.node) >= 20 ? 0 : 1)'; then
     echo "The tests of JavaScript clients need Node 20 or newer, with npm: they will fail without." >&2
     exit 0
 fi

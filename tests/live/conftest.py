@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.installation import Installation, run_installation, wait_until
+from tests.live.installation import Installation, run_installation
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -27,5 +27,4 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
 def home(installation: Installation, tmp_path: Path) -> Iterator[Path]:
     """A folder for a client, whose last request is settled before the next test counts requests."""
     yield tmp_path
-    open_rows = "SELECT 1 FROM usage_usagerecord WHERE status = 'open'"
-    wait_until(lambda: not installation.query(open_rows), 120, "no request is open")
+    installation.wait_until_settled()

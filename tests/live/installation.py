@@ -57,6 +57,11 @@ class Installation:
         stats: dict[str, Any] = response.json()["stats"]
         return stats
 
+    def wait_until_settled(self) -> None:
+        """Until every request has its final row, which is written behind the last byte of an answer."""
+        open_rows = "SELECT 1 FROM usage_usagerecord WHERE status = 'open'"
+        wait_until(lambda: not self.query(open_rows), 120, "no request is open")
+
     def list_usage(self, since: str = "") -> list[sqlite3.Row]:
         return self.query("SELECT * FROM usage_usagerecord WHERE created_at > ? ORDER BY created_at", since)
 

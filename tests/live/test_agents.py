@@ -42,6 +42,7 @@ def test_agent_shows_the_answer(
     write_snippets(page, home, url=installation.url, key=API_KEY)
     earlier = {row["id"] for row in installation.list_usage()}
     result = run_client(NODE, ["sh", "run.sh"], home, timeout_s=200, may_be_cut=True)
+    installation.wait_until_settled()
     rows = [row for row in installation.list_usage() if row["id"] not in earlier]
     answered = [row for row in rows if row["status"] == "ok" and row["prompt_tokens"] > 1000]  # its own instructions
     assert answered, (result.stdout, [dict(row) for row in rows])
