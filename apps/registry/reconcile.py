@@ -127,6 +127,12 @@ def stop_node(node_name: str, *, timeout_s: float) -> None:
             launcher.kill(process)
     for replica in draining:
         _finish_stop(replica)
+    # A worker that could not load its model says so for a while before it ends.
+    for replica in here.filter(state=ReplicaState.FAILED):
+        process = _get_process(replica)
+        _clear_failed(replica)
+        if process is not None:
+            launcher.wait_until_gone(process, timeout_s)
 
 
 def _watch(replica: Replica) -> None:

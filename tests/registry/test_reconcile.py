@@ -211,6 +211,18 @@ def test_stop_node_ends_everything_and_waits(machine, node):
     assert m.row.state == ReplicaState.STOPPED
 
 
+def test_stop_node_ends_a_worker_that_has_only_just_failed(machine, node):
+    m = machine()
+    m.step()
+    m.say(status="failed", error="The model could not be loaded: it has no weights.")
+    m.step_until(ReplicaState.FAILED)
+    process = m.process
+    assert launcher.is_running(process)
+    reconcile.stop_node(node.name, timeout_s=10)
+    assert not launcher.is_running(process)
+    assert (m.row.state, m.row.pid) == (ReplicaState.FAILED, None)
+
+
 def test_min_replicas_are_kept_up(node):
     model = make_model(min_replicas=2, max_replicas=2)
     services.ensure_desired()
