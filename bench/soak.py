@@ -67,7 +67,8 @@ def take_samples(server: Installation) -> dict[str, Sample]:
     root = psutil.Process(server.process.pid)
     for process in [root, *root.children(recursive=True), psutil.Process(replica["pid"])]:
         command = " ".join(process.cmdline())
-        role = "worker" if "gpu_worker" in command else "celery" if "celery" in command else "web"
+        is_web = "uvicorn" in command or "manage.py" in command or "multiprocessing" in command
+        role = "celery" if "celery" in command else "web" if is_web else "worker"  # with the compilers it starts
         roles[role].add(process)
     samples = {}
     for role, processes in roles.items():
