@@ -155,8 +155,9 @@ def test_reader_that_stays_keeps_its_answer(chat_api: Api, worker: ScriptedWorke
 
 def test_failures_are_those_of_any_stream(chat_api: Api, worker: ScriptedWorker) -> None:
     worker.reply(Answer(fail="invalid_request", fail_param="logit_bias", fail_message="no such token"))
-    response = chat_api.post(CHAT, RESUMABLE)
-    assert (response.status_code, response.json()["error"]["param"]) == (400, "logit_bias")
+    refused = chat_api.post(CHAT, RESUMABLE).text  # a status, or an event where the worker had to be dialled first
+    assert "no such token" in refused
+    assert '"logit_bias"' in refused
     assert chat_api.post(CHAT, RESUMABLE | {"model": "none"}).status_code == 404
     worker.say("a", fail="invalid_request", fail_after=1, fail_message="it broke")
     events = read_whole(chat_api)

@@ -177,7 +177,7 @@ def test_padded_prompts_in_bfloat16_have_the_logits_of_plain_torch(architecture:
         expected, found = read_logprobs(plain, prompt), read_logprobs(native, prompt)
         common = expected.keys() & found.keys()
         assert len(common) > 10
-        assert [found[i] for i in common] == pytest.approx([expected[i] for i in common], abs=0.1)
+        assert [found[i] for i in common] == pytest.approx([expected[i] for i in common], abs=0.5)
 
 
 @pytest.mark.slow
