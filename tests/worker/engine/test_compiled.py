@@ -4,6 +4,7 @@ import copy
 import ctypes
 import gc
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from gpu_worker.adapters.files import AdapterReader
 from gpu_worker.engine.build import BuiltEngine, build_engine
 from gpu_worker.engine.paged import PagedEngine
-from gpu_worker.kernels.native import build_library
+from gpu_worker.kernels.native import build_library, get_library_path
 from gpu_worker.protocol import AdapterRef, Sampling
 from tests.tiny_adapters import make_adapter
 from tests.tiny_models import FALLBACK, make_model
@@ -165,19 +166,25 @@ def read_logprobs(built: BuiltEngine, prompt: list[int]) -> dict[int, float]:
 @pytest.mark.slow
 @pytest.mark.timeout(COMPILE_TIMEOUT_S)
 @pytest.mark.parametrize("architecture", ["qwen2", "gemma2", "gpt_oss"])
-def test_padded_prompts_in_bfloat16_have_the_logits_of_plain_torch(architecture: str, cache: Path) -> None:
-    """Long chunks, with and without a past, under windows, soft caps and sinks."""
+def test_padded_prompts_in_bfloat16_have_the_logits_of_plain_torch(
+    architecture: str, cache: Path, tmp_path: Path
+) -> None:
+    """Long chunks, with and without a past, under windows, soft caps and sinks.
+
+    The operators alone: what is compiled rounds elsewhere.
+    """
     build_library(cache)
+    shutil.copy(get_library_path(cache), get_library_path(tmp_path))
     sizes = {"max_num_batched_tokens": 64, "max_model_len": 160, "prefix_cache": False}
-    native = build(architecture, cache, torch.bfloat16, compile="auto", **sizes)
-    assert describe(native) != "plain torch"
-    plain = build(architecture, cache, torch.bfloat16, compile="off", **sizes)
+    native = build(architecture, tmp_path, torch.bfloat16, compile="auto", **sizes)
+    assert describe(native) == "native attention and packed weights"
+    plain = build(architecture, tmp_path, torch.bfloat16, compile="off", **sizes)
     for length in (33, 64, 75, 140):
         prompt = make_prompt(random.Random(length), length)
         expected, found = read_logprobs(plain, prompt), read_logprobs(native, prompt)
         common = expected.keys() & found.keys()
         assert len(common) > 10
-        assert [found[i] for i in common] == pytest.approx([expected[i] for i in common], abs=0.5)
+        assert [found[i] for i in common] == pytest.approx([expected[i] for i in common], abs=0.1)
 
 
 @pytest.mark.slow
