@@ -1,7 +1,7 @@
 """The database's side of a batch that is worked on: taken by one process at a time, written on, ended. Blocking.
 
-Whoever works on a batch owns it, and says so every few seconds. What he writes counts only while he does: a batch
-whose owner was silent for STALE_AFTER may be taken by another, and the first, should he live, writes nothing more.
+The process that works on a batch owns it, and says so every few seconds. What it writes counts only while it does: a
+batch whose owner was silent for STALE_AFTER may be taken by another; the first, should it live, writes nothing more.
 """
 
 from datetime import timedelta

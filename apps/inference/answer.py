@@ -164,8 +164,7 @@ class Answer:
         if self._sampling is None:  # once: whatever the next replica's defaults are, the answer goes on as it began
             self._sampling = resolve_sampling(request, self._model, info)
         resume = [ResumeChoice(index, ids) for index, ids in enumerate(self._token_ids) if ids] or None
-        message = make_generate(attempt_id, request, self._model, self._sampling)
-        return msgspec.structs.replace(message, resume=resume)
+        return make_generate(attempt_id, request, self._model, self._sampling, resume)
 
     def _resume_transcript(self) -> TranscriptResume | None:
         last = self._transcript

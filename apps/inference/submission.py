@@ -6,10 +6,16 @@ from contextlib import contextmanager
 from apps.core.errors import InvalidRequest, PayloadTooLarge
 from apps.inference.requests import GenerationRequest
 from apps.registry.directory import ModelSpec
-from gpu_worker.protocol import Generate, ProtocolError, Sampling
+from gpu_worker.protocol import Generate, ProtocolError, ResumeChoice, Sampling
 
 
-def make_generate(request_id: str, request: GenerationRequest, model: ModelSpec, sampling: Sampling) -> Generate:
+def make_generate(
+    request_id: str,
+    request: GenerationRequest,
+    model: ModelSpec,
+    sampling: Sampling,
+    resume: list[ResumeChoice] | None = None,
+) -> Generate:
     """The request with what its model's settings add to it."""
     return Generate(
         id=request_id,
@@ -35,6 +41,7 @@ def make_generate(request_id: str, request: GenerationRequest, model: ModelSpec,
         media=request.media,
         structure=request.structure,
         adapter=model.adapter,
+        resume=resume,
     )
 
 

@@ -1,8 +1,7 @@
 """Batches behind the API: what a message to Celery would start is started in this process, by the same runner."""
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,20 +10,10 @@ from celery import current_app
 from apps.batches import line_runner, run
 from apps.batches.runner import runner
 from apps.registry.models import HostedModel
-from tests.api.conftest import Api
+from tests.api.conftest import Api, wait_until
 from tests.stored_files import clear_storage
 
 CHAT = "/v1/chat/completions"
-WAIT_S = 100.0  # a busy machine is slow
-
-
-def wait_until(condition: Callable[[], Any]) -> Any:
-    """What the condition gives, once it holds."""
-    deadline_s = time.monotonic() + WAIT_S
-    while not (result := condition()):
-        assert time.monotonic() < deadline_s, "it never came to that"
-        time.sleep(0.02)
-    return result
 
 
 def make_line(custom_id: str, url: str = CHAT, **body: Any) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 import http.client
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -25,6 +26,7 @@ __all__ = ["scripted_model", "worker"]  # fixtures
 START_TIMEOUT_S = 20.0
 TIMEOUT_S = 60  # of one answer: a real worker imports what a first recording or picture needs
 SETTLE_TIMEOUT_S = 30.0
+WAIT_S = 100.0  # for whatever comes by itself: a busy machine is slow
 
 
 def wait_for_settled_rows(num_rows: int) -> list[UsageRecord]:
@@ -37,6 +39,15 @@ def wait_for_settled_rows(num_rows: int) -> list[UsageRecord]:
             return rows
         every = list(UsageRecord.objects.values_list("endpoint", "status", "error_code"))
         assert time.monotonic() < deadline_s, f"{num_rows} settled rows were expected, there is {every}"
+
+
+def wait_until(condition: Callable[[], Any]) -> Any:
+    """What the condition gives, once it holds."""
+    deadline_s = time.monotonic() + WAIT_S
+    while not (result := condition()):
+        assert time.monotonic() < deadline_s, "it never came to that"
+        time.sleep(0.02)
+    return result
 
 
 @dataclass(frozen=True)

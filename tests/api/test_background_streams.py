@@ -12,11 +12,11 @@ from apps.openai_api import event_log, event_streams, kept_events
 from apps.openai_api.models import EventStream, StoredResponse
 from apps.openai_api.tasks import sweep_responses
 from apps.usage.models import UsageStatus
-from tests.api.conftest import Api, wait_for_settled_rows
+from tests.api.conftest import Api, wait_for_settled_rows, wait_until
 from tests.api.open_responses import check_stream
 from tests.api.sse import stream
 from tests.api.test_responses import HELLO, PATH, ask, ask_stream, parse_stream
-from tests.api.test_responses_background import cancel, ended_runs, wait_for, wait_until
+from tests.api.test_responses_background import cancel, ended_runs, wait_for
 from tests.api.test_responses_state import get
 from tests.api.test_sdks import make_openai
 from tests.factories import make_key

@@ -17,8 +17,8 @@ from apps.registry import directory
 from apps.registry.models import HostedModel
 from apps.usage.models import UsageStatus
 from gpu_worker.protocol import Generate
-from tests.api.batch_fixtures import CHAT, BatchApi, batches, make_line, scripted, wait_until
-from tests.api.conftest import wait_for_settled_rows
+from tests.api.batch_fixtures import CHAT, BatchApi, batches, make_line, scripted
+from tests.api.conftest import wait_for_settled_rows, wait_until
 from tests.api.test_sdks import make_openai
 from tests.factories import make_key
 from tests.scripted_worker import Answer, ScriptedWorker

@@ -14,8 +14,8 @@ from apps.batches.models import Batch, BatchStatus, FinishedLine
 from apps.batches.runner import runner
 from apps.files.services import get_storage
 from gpu_worker.protocol import Generate
-from tests.api.batch_fixtures import BatchApi, batches, make_line, scripted, wait_until
-from tests.api.conftest import wait_for_settled_rows
+from tests.api.batch_fixtures import BatchApi, batches, make_line, scripted
+from tests.api.conftest import wait_for_settled_rows, wait_until
 from tests.api.test_batches import hold
 from tests.scripted_worker import Answer, ScriptedWorker
 

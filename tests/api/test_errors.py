@@ -3,6 +3,7 @@
 import http.client
 import inspect
 import json
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -49,6 +50,17 @@ NO_OBJECTS = [
 ]  # fmt: skip
 
 
+def break_all(monkeypatch: pytest.MonkeyPatch, fail: Callable[..., None]) -> None:
+    """Have every path end in this."""
+
+    async def fail_later(*_: object) -> None:
+        fail()
+
+    for target in PATHS.values():
+        monkeypatch.setattr(target, fail)
+    monkeypatch.setattr(views, "list_models", fail_later)
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_every_kind_leaves_in_one_shape(
     api: Api, settings: Any, monkeypatch: pytest.MonkeyPatch, kind: type[errors.ServiceError]
@@ -58,12 +70,7 @@ def test_every_kind_leaves_in_one_shape(
     def fail(*_: object) -> None:
         raise kind("What is wrong.", param="field")
 
-    async def fail_later(*_: object) -> None:
-        fail()
-
-    for target in PATHS.values():
-        monkeypatch.setattr(target, fail)
-    monkeypatch.setattr(views, "list_models", fail_later)
+    break_all(monkeypatch, fail)
     with api.client() as client:
         client.headers.update(ORIGIN)
         responses = [client.post(path, json=HELLO) for path in PATHS]
@@ -82,12 +89,7 @@ def test_a_fault_of_ours_says_nothing_on_any_path(
     def fail(*_: object) -> None:
         raise RuntimeError("secret detail of /srv/atrium/inside.py")
 
-    async def fail_later(*_: object) -> None:
-        fail()
-
-    for target in PATHS.values():
-        monkeypatch.setattr(target, fail)
-    monkeypatch.setattr(views, "list_models", fail_later)
+    break_all(monkeypatch, fail)
     with api.client() as client:
         responses = [client.post(path, json=HELLO) for path in PATHS] + [client.get("/v1/models")]
     for response in responses:

@@ -1,8 +1,7 @@
 """Background responses: polled, cancelled, and ended when their server or process goes away."""
 
 import asyncio
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -16,7 +15,7 @@ from apps.openai_api.background_runs import BackgroundRun
 from apps.openai_api.models import ResponseStatus, StoredResponse
 from apps.openai_api.tasks import sweep_responses
 from apps.usage.models import UsageStatus
-from tests.api.conftest import Api, wait_for_settled_rows
+from tests.api.conftest import WAIT_S, Api, wait_for_settled_rows, wait_until
 from tests.api.open_responses import check_response
 from tests.api.test_responses import PATH, ask, refuse
 from tests.api.test_responses_fields import parse_response_of
@@ -24,17 +23,6 @@ from tests.api.test_responses_state import get
 from tests.api.test_sdks import make_openai
 from tests.factories import make_key
 from tests.scripted_worker import ScriptedWorker
-
-WAIT_S = 30.0
-
-
-def wait_until(condition: Callable[[], Any]) -> Any:
-    """What the condition gives, once it holds."""
-    deadline_s = time.monotonic() + WAIT_S
-    while not (result := condition()):
-        assert time.monotonic() < deadline_s, "it never came to that"
-        time.sleep(0.02)
-    return result
 
 
 def wait_for(api: Api, response: dict[str, Any], *statuses: str) -> dict[str, Any]:

@@ -13,9 +13,8 @@ from apps.inference import runs
 from apps.openai_api import chat_runs
 from apps.openai_api.models import EventStream
 from apps.usage.models import UsageStatus
-from tests.api.conftest import Api, wait_for_settled_rows
+from tests.api.conftest import Api, wait_for_settled_rows, wait_until
 from tests.api.sse import parse_comments, stream
-from tests.api.test_responses_background import wait_until
 from tests.factories import make_key
 from tests.scripted_worker import Answer, ScriptedWorker
 from tests.web_process import (
