@@ -24,6 +24,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from gpu_worker import gguf
+from gpu_worker.file_pages import MappedFiles
 from gpu_worker.load_error import LoadError
 from gpu_worker.locate import DOWNLOADED, OnProgress, find_folder
 from gpu_worker.processor import ProcessorError, load_processor, takes_pictures, takes_recordings
@@ -151,6 +152,7 @@ def _read_weights(
         gguf.check_loading(info, config.model)
         model.generation_config = gguf.make_generation_config(gguf_path)
     quantize(model, config)
+    MappedFiles().release()
     return model.eval()
 
 
@@ -190,9 +192,10 @@ def _read_processor(folder: Path, config: WorkerConfig, model: Any, tokenizer: A
 
 def _follow(items: list[Any], on_progress: OnProgress) -> Any:
     """Yield the items, reporting about every hundredth part."""
-    every = max(1, len(items) // 100)
+    every, files = max(1, len(items) // 100), MappedFiles()
     for index, item in enumerate(items):
         if index % every == 0:
+            files.release()  # of what was converted on the way, which is read no more
             on_progress(DOWNLOADED + (_READ - DOWNLOADED) * index / len(items), "reading weights")
         yield item
 

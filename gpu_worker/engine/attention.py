@@ -19,6 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from gpu_worker.engine.batch import Batch
+from gpu_worker.engine.few_shapes import pad_rows, round_rows
 from gpu_worker.engine.kv_cache import KVCache
 from gpu_worker.kernels.varlen import attend_varlen
 
@@ -39,6 +40,7 @@ class PagedContext:
     batch: Batch
     use_varlen: bool = False  # whether the device has a kernel for packed sequences
     use_native: bool = False  # whether our own operators do it all: they hold the cache and the step themselves
+    rows_step: int = 1  # queries and keys of a prompt chunk are padded to a multiple; the batch may be
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,8 @@ def paged_attention(
         window, softcap = rules.window or 0, rules.softcap or 0.0
         out = torch.ops.atrium.attend(query, key, value, layer, rules.scale, window, softcap, rules.sinks_N)
         return out, None
-    query_TND, key_TKD, value_TKD = (x[0].transpose(0, 1) for x in (query, key, value))
+    num_tokens = len(batch.slot_mapping_T)  # what is behind them fills the batch up
+    query_TND, key_TKD, value_TKD = (x[0, :, :num_tokens].transpose(0, 1) for x in (query, key, value))
     cache.store(layer, key_TKD, value_TKD, batch.slot_mapping_T)
     blocks = cache.keys[layer], cache.values[layer]
     if context.use_varlen and rules.is_plain and query.shape[-1] == value.shape[-1]:
@@ -105,9 +108,10 @@ def paged_attention(
         key_LKD, value_LKD = (x.flatten(0, 1).index_select(0, packed.slots) for x in blocks)
         out_TND = attend_varlen(query_TND, (key_LKD, value_LKD), packed.lengths, scale=rules.scale, window=rules.window)
     else:
-        out_TND = query.new_empty(query_TND.shape[0], query_TND.shape[1], value_TKD.shape[-1])
+        out_TND = query.new_empty(query.shape[2], query.shape[1], value.shape[-1])
+        out_TND[num_tokens:] = 0
         _attend_all_decodes(query_TND, blocks, batch, rules, out_TND)
-        _attend_all_prefills((query_TND, key_TKD, value_TKD), blocks, batch, rules, out_TND)
+        _attend_all_prefills((query_TND, key_TKD, value_TKD), blocks, context, rules, out_TND)
     return out_TND[None], None
 
 
@@ -156,20 +160,24 @@ def _attend_all_decodes(
 def _attend_all_prefills(
     new: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     blocks: tuple[torch.Tensor, torch.Tensor],
-    batch: Batch,
+    context: PagedContext,
     rules: _Rules,
     out_TND: torch.Tensor,
 ) -> None:
     """Every prompt chunk against its request's tokens so far."""
+    batch, step = context.batch, context.rows_step
     for index, span in enumerate(batch.prefills):
         query_QND, key_LKD, value_LKD = (x[span.start : span.end] for x in new)
-        num_tokens = span.num_past + span.end - span.start
+        num_queries, num_tokens = span.end - span.start, span.num_past + span.end - span.start
         if span.num_past > 0:
             key_LKD, value_LKD = (x.index_select(0, span.block_ids).flatten(0, 1)[:num_tokens] for x in blocks)
         # Without a past, and within the window, the mask is the plain causal one that kernels know by name.
         is_causal = span.num_past == 0 and (rules.window is None or rules.window >= num_tokens)
-        mask_QL = None if is_causal and rules.is_plain else batch.get_prefill_mask(index, rules.window)
-        out_TND[span.start : span.end] = _attend_prefill(query_QND, key_LKD, value_LKD, mask_QL, rules)
+        # Keys of padding lie behind all others, where only queries of padding look.
+        Q, L = round_rows(num_queries, step), round_rows(num_tokens, step)
+        mask_QL = None if is_causal and rules.is_plain else batch.get_prefill_mask(index, rules.window, Q, L)
+        padded = pad_rows(query_QND, Q), pad_rows(key_LKD, L), pad_rows(value_LKD, L)
+        out_TND[span.start : span.end] = _attend_prefill(*padded, mask_QL, rules)[:num_queries]
 
 
 def _attend_decodes(

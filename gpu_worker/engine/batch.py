@@ -84,14 +84,13 @@ class Batch:
             self._decode_groups[window] = groups
         return groups
 
-    def get_prefill_mask(self, index: int, window: int | None) -> torch.Tensor:
-        """[Q, L], True where query token q of prefill `index` may look at position l."""
+    def get_prefill_mask(self, index: int, window: int | None, num_queries: int, num_keys: int) -> torch.Tensor:
+        """[Q, L], True where query token q of prefill `index`, were it so long, may look at position l."""
         mask = self._prefill_masks.get((index, window))
         if mask is None:
-            span = self.prefills[index]
-            num_tokens = span.num_past + span.end - span.start
-            queries = torch.arange(span.num_past, num_tokens, device=self.input_ids_T.device)[:, None]
-            keys = torch.arange(num_tokens, device=self.input_ids_T.device)[None, :]
+            device = self.input_ids_T.device
+            queries = self.prefills[index].num_past + torch.arange(num_queries, device=device)[:, None]
+            keys = torch.arange(num_keys, device=device)[None, :]
             mask = keys <= queries
             if window is not None:
                 mask &= keys > queries - window

@@ -6,6 +6,7 @@ import torch
 
 from gpu_worker.engine.attention import PagedContext, paged_context
 from gpu_worker.engine.batch import Batch
+from gpu_worker.engine.few_shapes import find_rows_step, pad_rows, round_rows
 from gpu_worker.engine.kv_cache import KVCache
 from gpu_worker.engine.lora import AdapterRows, adapted, find_rows
 from gpu_worker.engine.native_step import NativeState
@@ -37,6 +38,7 @@ class ModelRunner:
         self.native = native
         self.compiled = compiled
         head_sizes = {keys.shape[-1] for keys in cache.keys}
+        self.rows_step = find_rows_step(cache.keys[0].dtype, self.device)
         self._use_varlen = can_use_varlen(cache.keys[0].dtype, self.device, head_sizes)
 
     @property
@@ -64,13 +66,21 @@ class ModelRunner:
         """One pass over these tokens: logits [R, V] of those at the indices."""
         if self.native is not None and self.compiled is not None and not adapters:
             return self.compiled(input_ids_T[None], position_ids_T[None], indices_R)
-        context = PagedContext(self.cache, self._layer_of, batch, self._use_varlen, self.native is not None)
+        context = PagedContext(
+            self.cache, self._layer_of, batch, self._use_varlen, self.native is not None, self.rows_step
+        )
         with paged_context(context), adapted(self._model, adapters):
             output = self._model(
-                input_ids=input_ids_T[None],
-                position_ids=position_ids_T[None],
+                input_ids=self._fill_up(input_ids_T)[None],
+                position_ids=self._fill_up(position_ids_T)[None],
                 use_cache=False,
-                logits_to_keep=indices_R,
+                logits_to_keep=self._fill_up(indices_R),
             )
         logits: torch.Tensor = output.logits[0]
-        return logits
+        return logits if len(logits) == len(indices_R) else logits[: len(indices_R)]
+
+    def _fill_up(self, values: torch.Tensor) -> torch.Tensor:
+        """To a number of rows that is met often. Our own operators do it themselves, where it pays."""
+        if self.native is not None or len(values) <= self.rows_step:
+            return values
+        return pad_rows(values, round_rows(len(values), self.rows_step))

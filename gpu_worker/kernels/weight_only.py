@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from torch.nn.functional import linear as multiply
 
+from gpu_worker.file_pages import MappedFiles
+
 WeightBits = Literal["int8", "int4"]
 
 _GROUP_SIZES = (128, 64, 32)
@@ -103,12 +105,13 @@ def pack_weights(model: Any, bits: WeightBits) -> int:
     """
     output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     is_text = model.config.get_text_config() is model.config
-    num_packed = 0
+    num_packed, files = 0, MappedFiles()
     for parent in list((model if is_text else model.get_decoder() or model).modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear and child is not output and (packed := _pack(child, bits)) is not None:
                 setattr(parent, name, packed)
                 num_packed += 1
+                files.release()
     return num_packed
 
 

@@ -1,7 +1,6 @@
 """Compiled steps: the tokens stay those of `model.generate`, and what cannot be compiled is said or left out."""
 
 import copy
-import ctypes
 import gc
 import random
 import shutil
@@ -15,6 +14,7 @@ from gpu_worker.engine.build import BuiltEngine, build_engine
 from gpu_worker.engine.paged import PagedEngine
 from gpu_worker.kernels.native import build_library, get_library_path
 from gpu_worker.protocol import AdapterRef, Sampling
+from tests.process_memory import count_heap_bytes
 from tests.tiny_adapters import make_adapter
 from tests.tiny_models import FALLBACK, make_model
 from tests.worker.engine.driving import generate, make_config, make_prompt, make_request, run_all, run_mixed
@@ -28,22 +28,6 @@ needs_minutes = [pytest.mark.slow, pytest.mark.timeout(COMPILE_TIMEOUT_S)]
 def build(architecture: str, cache: Path, dtype: torch.dtype = torch.float32, **changes: object) -> BuiltEngine:
     model = copy.deepcopy(make_model(architecture, dtype))
     return build_engine(model, make_config(compile_cache=str(cache), **changes))
-
-
-class HeapInfo(ctypes.Structure):
-    """What mallinfo2 of the C library returns."""
-
-    _fields_ = [(name, ctypes.c_size_t) for name in (
-        "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"
-    )]  # fmt: skip
-
-
-def count_heap_bytes() -> int:
-    """In use by the process, of what malloc gives."""
-    library = ctypes.CDLL(None)
-    library.mallinfo2.restype = HeapInfo
-    info = library.mallinfo2()
-    return int(info.uordblks + info.hblkhd)
 
 
 def describe(built: BuiltEngine) -> str:
