@@ -6,7 +6,7 @@ layers of a product are still called one by one by the model's own code: the fir
 It knows no engine and no request. Only for CPUs, with `gpu_worker.kernels.native` loaded.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -56,11 +56,16 @@ class Product:
         return packed
 
     def skip_weights(self, index: int) -> None:
-        """For a model without weights that is only looked at: the product has this number."""
+        """The product has this number, and no weights here: they are packed, or the model is only looked at."""
         self._index, self._linears = index, []
 
+    @property
+    def num_elements(self) -> int:
+        """Of the dense weights."""
+        return sum(linear.weight.numel() for linear in self._linears)
+
     @torch.inference_mode()
-    def pack(self, state: int) -> None:
+    def pack(self, state: int, index: int) -> None:
         """Give the weights to the native state and forget them. Raises PackingError and changes nothing."""
         weights = [linear.weight for linear in self._linears]
         weight = weights[0] if len(weights) == 1 else torch.cat(weights)
@@ -68,8 +73,8 @@ class Product:
         bias = torch.cat(biases) if biases else None
         packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _PACKED_FOR_ROWS)
         _compare(weight, packed, bias)
-        self._index = torch.ops.atrium.add_linear(state, packed, bias)
-        self._linears = []
+        torch.ops.atrium.set_linear(state, index, packed, bias)
+        self.skip_weights(index)
 
 
 class PackedLinear(nn.Module):
@@ -145,13 +150,14 @@ def list_linears(model: nn.Module, groups: Groups) -> dict[str, nn.Module]:
     return {name: model.get_submodule(name) for names in groups for name in names}
 
 
-def pack_all(products: Iterable[Product], state: int) -> None:
+def pack_all(products: list[Product], state: int) -> None:
     """Pack one product after the other, so that never more than one has two copies. Raises PackingError."""
     files = MappedFiles()
-    for product in products:
-        files.release()  # of the dense weights
-        product.pack(state)
     files.release()
+    # The largest first: its two copies are there while the others have none.
+    for index in sorted(range(len(products)), key=lambda index: products[index].num_elements, reverse=True):
+        products[index].pack(state, index)
+        files.release()
 
 
 def _are_alike(one: nn.Linear, other: nn.Linear) -> bool:

@@ -71,10 +71,10 @@ void free_state(int64_t index) {
   states[index].reset();
 }
 
-int64_t add_linear(int64_t index, const Tensor& weight, const OptionalTensor& bias) {
-  auto& linears = *get_state(index).linears;
-  linears.push_back({weight, bias});
-  return (int64_t)linears.size() - 1;
+void set_linear(int64_t state, int64_t index, const Tensor& weight, const OptionalTensor& bias) {
+  auto& linears = *get_state(state).linears;
+  linears.resize(std::max(linears.size(), (size_t)index + 1));
+  linears[index] = {weight, bias};
 }
 
 void begin_step(int64_t index, const Tensor& slots_T, const Tensor& table_RB, const Tensor& lengths_R,
@@ -266,7 +266,7 @@ Tensor attend(const Tensor& query_1NTD, const Tensor& key_1KTD, const Tensor& va
   return out;
 }
 
-// x times the weights (and plus the bias) that were added as number `index`.
+// x times the weights (and plus the bias) that were set as number `index`.
 Tensor linear(const Tensor& x, int64_t index, int64_t num_outputs) {
   using Signature = Tensor(const Tensor&, const Tensor&, const OptionalTensor&, std::string_view,
                            c10::List<std::optional<at::Scalar>>, std::optional<std::string_view>);
@@ -287,7 +287,7 @@ Tensor linear(const Tensor& x, int64_t index, int64_t num_outputs) {
 TORCH_LIBRARY(atrium, m) {
   m.def("create_state(Tensor[] keys, Tensor[] values, int weights_of) -> int", &create_state);
   m.def("free_state(int state) -> ()", &free_state);
-  m.def("add_linear(int state, Tensor weight, Tensor? bias) -> int", &add_linear);
+  m.def("set_linear(int state, int index, Tensor weight, Tensor? bias) -> ()", &set_linear);
   m.def("begin_step(int state, Tensor slots, Tensor table, Tensor lengths, int[] spans, Tensor[] span_blocks, "
         "bool has_kin) -> ()",
         &begin_step);

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from gpu_worker.adapters.files import AdapterReader
 from gpu_worker.engine.build import BuiltEngine, build_engine
+from gpu_worker.engine.packing import Product, pack_all
 from gpu_worker.engine.paged import PagedEngine
-from gpu_worker.kernels.native import build_library, get_library_path
+from gpu_worker.kernels.native import build_library, get_library_path, load_library
 from gpu_worker.protocol import AdapterRef, Sampling
-from tests.process_memory import count_heap_bytes
+from tests.process_memory import count_heap_bytes, count_resident_bytes
 from tests.tiny_adapters import make_adapter
 from tests.tiny_models import FALLBACK, make_model
 from tests.worker.engine.driving import generate, make_config, make_prompt, make_request, run_all, run_mixed
@@ -194,6 +196,22 @@ def test_lengths_of_prompts_leave_nothing_in_memory(cache: Path) -> None:
     before = count_heap_bytes()
     run(lengths[20:])
     assert count_heap_bytes() - before < 4e6
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(COMPILE_TIMEOUT_S)
+def test_dense_weights_are_given_back_as_they_are_packed(cache: Path, tmp_path: Path) -> None:
+    load_library(build_library(cache))
+    path = tmp_path / "weights"
+    path.write_bytes(bytes(2 * 1024 * 2048))
+    layer = nn.Linear(1024, 2048, bias=False)
+    dense = torch.from_file(str(path), shared=False, size=1024 * 2048, dtype=torch.bfloat16).view(2048, 1024)
+    layer.weight = nn.Parameter(dense, requires_grad=False)
+    product = Product([layer])
+    state = torch.ops.atrium.create_state([], [], -1)
+    pack_all([product], state)
+    assert count_resident_bytes(path) == 0
+    torch.ops.atrium.free_state(state)
 
 
 @pytest.mark.parametrize("mode", ["auto", "off"])
