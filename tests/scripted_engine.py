@@ -9,6 +9,8 @@ import msgspec
 from gpu_worker.protocol import (
     Abort,
     Delta,
+    Detokenize,
+    Detokenized,
     Failed,
     FailureCode,
     Finished,
@@ -100,6 +102,8 @@ class ScriptedEngine:
             case Tokenize(id=request_id):
                 token_ids = list(range(self._script(message.request).prompt_tokens))
                 return [Tokenized(request_id, len(token_ids), 4096, token_ids if message.with_tokens else [])]
+            case Detokenize(request_id, token_ids):
+                return [Detokenized(request_id, " ".join(map(str, token_ids)))]
 
     def _begin(self, message: Generate) -> list[FromWorker]:
         answer = self._script(message)

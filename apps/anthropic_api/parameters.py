@@ -15,9 +15,12 @@ BOOKKEEPING: dict[str, str] = {
     "diagnostics": "measurements of the prompt cache",
     "billing_policy": "nothing is billed",
 }
+# All that this server does with a conversation: it takes nothing out of it.
+_KEEP_ALL = [{"type": "clear_thinking_20251015", "keep": keep} for keep in ("all", {"type": "all"})]
 # field -> the values that ask for what happens anyway; null is always one of them
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "container": (),
+    "context_management": ({}, {"edits": []}, *({"edits": [edit]} for edit in _KEEP_ALL)),
     "mcp_servers": ([],),
     "inference_geo": (),
     "speed": ("standard",),

@@ -29,6 +29,7 @@ class BatchBody(Struct, frozen=True, kw_only=True):
     output_expires_after: ExpiresAfter | None = None
 
 
+HONOURED = frozenset(BatchBody.__struct_fields__)
 _raw_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _decoder = msgspec.json.Decoder(BatchBody)
 
@@ -36,7 +37,7 @@ _decoder = msgspec.json.Decoder(BatchBody)
 def parse_batch(body: bytes) -> BatchBody:
     """Raises InvalidRequest with `param`."""
     for name in decode_body(_raw_decoder, body):
-        if name not in BatchBody.__struct_fields__:
+        if name not in HONOURED:
             raise InvalidRequest(f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter")
     batch = decode_body(_decoder, body)
     if batch.endpoint not in ENDPOINTS:

@@ -31,6 +31,7 @@ _FORM_BYTES = 64 * 1024  # what a form may hold beside its file
 _PURPOSES = (Purpose.BATCH, Purpose.USER_DATA)
 _ELSEWHERE = ("assistants", "evals", "fine-tune", "vision")  # OpenAI's, for services that are not offered here
 _FIELDS = ("purpose", "expires_after[anchor]", "expires_after[seconds]")
+HONOURED = frozenset(name.partition("[")[0] for name in ("file", *_FIELDS))
 
 
 class Upload(NamedTuple):

@@ -45,6 +45,12 @@ BOOKKEEPING: dict[str, str] = {
     "return_progress": "llama.cpp's measurements",
 }
 
+# of queries: field -> why it may be ignored
+QUERY_BOOKKEEPING: dict[str, str] = {
+    "include": "an item is shown with all that is kept of it",
+    "include_obfuscation": "no padding is made",
+}
+
 # field -> the values that ask for what happens anyway; null is always one of them
 _SHARED_NEUTRAL: dict[str, tuple[Any, ...]] = {
     "use_beam_search": (False,),

@@ -1,4 +1,7 @@
-"""A value for every request field of OpenAI's, which shows what is done with it, and what has to stand beside it."""
+"""A value for every request field, which shows what is done with it, and what has to stand beside it.
+
+Of endpoints that compute something; `stored_probes.py` has those that keep something.
+"""
 
 from typing import Any, NamedTuple
 
@@ -6,6 +9,7 @@ TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "
 FLAT_TOOLS = [{"type": "function", "name": "f", "parameters": {"type": "object", "properties": {}}}]
 CONVERSATION = "the id of a conversation"
 PREVIOUS = "the id of a response that is kept"
+MISSING = "missing"  # a model that there is not, where no answer says which one answered
 
 
 class Probe(NamedTuple):
@@ -120,3 +124,74 @@ PROBES["/v1/audio/transcriptions"] = PROBES["/v1/audio/translations"] | {
     "stream": Probe("true"),
     "timestamp_granularities": Probe("word", {"response_format": "verbose_json"}),
 }
+
+_SCHEMA = {"type": "object", "properties": {}}
+_MESSAGES_TOOLS = [{"name": "f", "input_schema": _SCHEMA}]
+_COUNTED = {
+    "billing_policy": Probe({"type": "standard"}),
+    "cache_control": Probe({"type": "ephemeral"}),
+    "compaction": Probe({"type": "auto"}),
+    "context_management": Probe({"edits": [{"type": "clear_tool_uses_20250919"}]}),
+    "mcp_servers": Probe([{"type": "url", "url": "http://example.com", "name": "a"}]),
+    "messages": Probe([{"role": "user", "content": "other"}]),
+    "model": Probe("other"),
+    "output_config": Probe({"effort": "low"}),
+    "speed": Probe("fast"),
+    "system": Probe("Be short."),
+    "thinking": Probe({"type": "enabled", "budget_tokens": 2048}),
+    "tool_choice": Probe({"type": "any"}, {"tools": _MESSAGES_TOOLS}),
+    "tools": Probe(_MESSAGES_TOOLS),
+}
+PROBES["/v1/messages/count_tokens"] = _COUNTED | {"model": Probe(MISSING)}
+PROBES["/v1/messages"] = _COUNTED | {
+    "container": Probe("container_1"),
+    "diagnostics": Probe({"cache": True}),
+    "fallback_credit_token": Probe("token"),
+    "fallbacks": Probe([{"model": "other"}]),
+    "inference_geo": Probe("eu"),
+    "max_tokens": Probe(5),
+    "metadata": Probe({"user_id": "somebody"}),
+    "service_tier": Probe("auto"),
+    "stop_sequences": Probe(["x"]),
+    "stream": Probe(True),
+    "temperature": Probe(0.5),
+    "thread": Probe("thread_1"),
+    "top_k": Probe(3),
+    "top_p": Probe(0.5),
+}
+_RANKED = {
+    "add_special_tokens": Probe(False),
+    "max_chunks_per_doc": Probe(3),
+    "max_tokens_per_doc": Probe(3),
+    "mm_processor_kwargs": Probe({"a": 1}),
+    "model": Probe("other"),
+    "rank_fields": Probe(["title"]),
+    "return_embeddings": Probe(True),
+    "truncate_prompt_tokens": Probe(5),
+}
+PROBES["/v1/rerank"] = _RANKED | {
+    "documents": Probe(["w7", "w8", "w9"]),
+    "query": Probe("w9"),
+    "return_documents": Probe(True),
+    "top_n": Probe(1),
+}
+PROBES["/v1/score"] = _RANKED | {"text_1": Probe("w9"), "text_2": Probe(["w7", "w8"])}
+PROBES["/v1/tokenize"] = {
+    "add_generation_prompt": Probe(False),
+    "add_special_tokens": Probe(False, {"messages": None, "prompt": "a"}),
+    "chat_template": Probe("{{ messages }}"),
+    "chat_template_kwargs": Probe({"a": 1}),
+    "continue_final_message": Probe(True, {"add_generation_prompt": False}),
+    "enable_thinking": Probe(False),
+    "media_io_kwargs": Probe({"a": 1}),
+    "messages": Probe([{"role": "user", "content": "other"}]),
+    "mm_processor_kwargs": Probe({"a": 1}),
+    "model": Probe(MISSING),
+    "prompt": Probe("other", {"messages": None, "prompt": "a"}),
+    "reasoning_effort": Probe("low"),
+    "return_token_strs": Probe(True),
+    "tool_choice": Probe("none", {"tools": TOOLS}),
+    "tools": Probe(TOOLS),
+}
+PROBES["/v1/detokenize"] = {"model": Probe(MISSING), "tokens": Probe([3])}
+PROBES["/load_model"] = {"model": Probe("other")}

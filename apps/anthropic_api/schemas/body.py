@@ -16,7 +16,7 @@ from apps.anthropic_api.parameters import BOOKKEEPING, NEUTRAL, UNCOUNTED
 from apps.anthropic_api.schemas.blocks import Block, MessagesTool, Thinking, ToolChoice, Turn
 from apps.anthropic_api.schemas.conversation import Conversation, convert_turns
 from apps.anthropic_api.schemas.tools import read_choice, read_tools
-from apps.core.errors import InvalidRequest, ServiceError, UnsupportedParameter
+from apps.core.errors import InvalidRequest, ServiceError
 from apps.core.ids import new_id
 from apps.inference.requests import GenerationRequest
 from apps.openai_api.parameters import check_fields
@@ -64,7 +64,6 @@ class PromptFields(Struct, frozen=True, kw_only=True):
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     output_format: OutputFormat | None = None  # an older place for output_config.format
-    context_management: dict[str, Any] | None = None
 
 
 class MessagesBody(PromptFields, frozen=True, kw_only=True):
@@ -130,7 +129,6 @@ def parse_count(body: bytes, caller: Caller) -> MessagesCall:
 
 
 def _make_call(given: PromptFields, caller: Caller, **fields: Any) -> MessagesCall:
-    _check_edits(given.context_management)
     conversation = convert_turns(given.system, given.messages)
     choice, thinking, output = given.tool_choice, given.thinking, given.output_config or OutputConfig()
     tools, tool_choice = read_choice(choice, read_tools(given.tools))
@@ -166,12 +164,3 @@ def _read_structure(given: PromptFields, output: OutputConfig) -> Structure | No
     if asked.schema == NULL:
         raise InvalidRequest(f"'{param}.schema' is required.", param=f"{param}.schema")
     return read_response_format(ResponseFormat(asked.type, schema=asked.schema), param)
-
-
-def _check_edits(given: dict[str, Any] | None) -> None:
-    """Nothing is taken out of a conversation: edits that keep everything are fine."""
-    edits = (given or {}).get("edits") or []
-    allowed = [{"type": "clear_thinking_20251015", "keep": keep} for keep in ("all", {"type": "all"})]
-    if not isinstance(edits, list) or any(edit not in allowed for edit in edits) or (given or {}).keys() - {"edits"}:
-        message = "'context_management' can keep everything here, and take nothing out of the conversation."
-        raise UnsupportedParameter(message, param="context_management")

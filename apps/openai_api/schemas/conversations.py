@@ -40,6 +40,9 @@ class NewItems(Struct, frozen=True):
     items: Items
 
 
+NEW_HONOURED = frozenset(NewConversation.__struct_fields__)
+CHANGED_HONOURED = frozenset(ChangedConversation.__struct_fields__)
+ITEMS_HONOURED = frozenset(NewItems.__struct_fields__)
 _new_decoder = msgspec.json.Decoder(NewConversation)
 _changed_decoder = msgspec.json.Decoder(ChangedConversation)
 _items_decoder = msgspec.json.Decoder(NewItems)

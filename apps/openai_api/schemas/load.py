@@ -12,6 +12,7 @@ class LoadBody(msgspec.Struct, frozen=True):
     model: str | None = None
 
 
+HONOURED = frozenset(LoadBody.__struct_fields__)
 _decoder = msgspec.json.Decoder(LoadBody)
 
 
