@@ -64,7 +64,12 @@ USAGE = make_object(
 )
 _POOLING_USAGE = make_object({"prompt_tokens": _COUNT, "total_tokens": _COUNT})
 _FUNCTION = make_object({"name": _TEXT, "arguments": _TEXT})
-_TOOL_CALL = make_object({"id": _TEXT, "type": _const("function"), "function": _FUNCTION})
+_CUSTOM = make_object({"name": _TEXT, "input": _TEXT})
+_CALLED: list[Schema] = [
+    {"id": _TEXT, "type": _const("function"), "function": _FUNCTION},
+    {"id": _TEXT, "type": _const("custom"), "custom": _CUSTOM},
+]
+_TOOL_CALL: Schema = {"anyOf": [make_object(called) for called in _CALLED]}
 _MESSAGE = make_object(
     {"role": _const("assistant"), "content": _maybe(_TEXT), "refusal": _NULL},
     reasoning_content=_TEXT,
@@ -78,8 +83,9 @@ _DELTA = make_object(
     tool_calls=make_list(
         {
             "anyOf": [
-                make_object({"index": _COUNT, "id": _TEXT, "type": _const("function"), "function": _FUNCTION}),
+                *(make_object({"index": _COUNT, **called}) for called in _CALLED),
                 make_object({"index": _COUNT, "function": make_object({"arguments": _TEXT})}),
+                make_object({"index": _COUNT, "custom": make_object({"input": _TEXT})}),
             ]
         }
     ),

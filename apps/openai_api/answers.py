@@ -21,7 +21,7 @@ _NUMBERS_AT_ONCE = 8192  # that are encoded before the event loop gets its turn
 
 async def answer_chat(call: ChatCall) -> bytes:
     """A chat completion. Raises ServiceError."""
-    fold = ChatFold(call.request)
+    fold = ChatFold(call.request, call.customs)
     with call.naming():
         async with aclosing(generate(call.request)) as events:
             async for event in events:

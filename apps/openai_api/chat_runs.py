@@ -24,7 +24,7 @@ class ResumableChat(Run):
     beat_interval_s = 1.0
 
     def __init__(self, call: ChatCall, log: EventLog) -> None:
-        self._encoder = ChatStreamEncoder(call.request, include_usage=call.include_usage)
+        self._encoder = ChatStreamEncoder(call.request, include_usage=call.include_usage, customs=call.customs)
         self._call = call
         self._log = log
         self._read_s = time.monotonic()

@@ -66,7 +66,7 @@ class ChatCompletionsConsumer(GenerationConsumer):
             await self.run_stream(self._stream(call))
 
     async def _stream(self, call: ChatCall) -> None:
-        encoder = ChatStreamEncoder(call.request, include_usage=call.include_usage)
+        encoder = ChatStreamEncoder(call.request, include_usage=call.include_usage, customs=call.customs)
         held = b""  # goes out with the next chunk: the role with the first text, the finish with [DONE]
         async with aclosing(generate(call.request)) as events:
             async for event in events:

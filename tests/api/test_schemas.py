@@ -140,7 +140,7 @@ def test_every_64_bit_seed_becomes_one_the_worker_takes(seed: int) -> None:
         ({"stream_options": []}, "stream_options"),
         ({"stream_options": {"continuous_usage_stats": True}}, "stream_options"),
         ({"tools": [{"type": "function"}]}, "tools[0].function"),
-        ({"tools": [{"type": "custom", "custom": {}}]}, "tools[0].type"),
+        ({"tools": [{"type": "custom", "custom": {}}]}, "tools[0].custom.name"),
         ({"tools": [{"type": "function", "function": {"name": ""}}]}, "tools[0].function.name"),
         ({"chat_template_kwargs": {"tokenize": False}}, "chat_template_kwargs.tokenize"),
         ({"reasoning_effort": "immense"}, "reasoning_effort"),

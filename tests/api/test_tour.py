@@ -28,11 +28,14 @@ ASK: dict[str, Any] = {"model": "chat", "input": "hello", "max_output_tokens": 1
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": SCHEMA}}]
 FLAT_TOOLS = [{"type": "function", "name": "get_weather", "parameters": SCHEMA}]
+_DIGITS = {"type": "grammar", "grammar": {"syntax": "lark", "definition": "start: /[0-9]/~2..4"}}
+CUSTOM = {"type": "custom", "custom": {"name": "dial", "format": _DIGITS}}
 CHAT_FIELDS: list[dict[str, Any]] = [
     {},
     {"n": 2, "logprobs": True, "top_logprobs": 3},
     {"tools": TOOLS, "tool_choice": "required"},
     {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "get_weather"}}, "logprobs": True},
+    {"tools": [CUSTOM], "tool_choice": {"type": "custom", "custom": {"name": "dial"}}},
     {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}},
     {"stream_options": {"include_usage": True}},
     {"max_tokens": 1},

@@ -9,8 +9,9 @@ from typing import Any
 
 from apps.core.http import encode_json
 from apps.inference.requests import GenerationRequest
+from apps.openai_api.encoders.chat_calls import CallWriter, Piece, add_piece
 from apps.openai_api.encoders.parts import encode_finish_reason, encode_logprobs, encode_usage, make_fingerprint
-from gpu_worker.protocol import Delta, Finished, TokenLogprob, ToolCallDelta, Usage
+from gpu_worker.protocol import Delta, Finished, TokenLogprob, Usage
 
 
 class ChatStreamEncoder:
@@ -22,7 +23,10 @@ class ChatStreamEncoder:
         └────────────────── _open(index) ────────────────────┘                   └────── _close ──────┘
     """
 
-    def __init__(self, request: GenerationRequest, *, include_usage: bool) -> None:
+    def __init__(
+        self, request: GenerationRequest, *, include_usage: bool, customs: frozenset[str] = frozenset()
+    ) -> None:
+        """`customs`: the names of custom tools."""
         head = {
             "id": request.id,
             "object": "chat.completion.chunk",
@@ -33,6 +37,7 @@ class ChatStreamEncoder:
         self._head = b"data: " + encode_json(head)[:-1]
         self._request = request
         self._include_usage = include_usage
+        self._calls = [CallWriter(customs) for _ in range(request.n)]
         self._opens = [self._head + b',"choices":[{"index":%d,"delta":' % index for index in range(request.n)]
         # OpenAI: with include_usage every chunk but the last has a null usage, without it none has the key.
         self._end = b'}],"usage":null}\n\n' if include_usage else b"}]}\n\n"
@@ -49,12 +54,12 @@ class ChatStreamEncoder:
         """
         if delta.text and not delta.reasoning and delta.tool_calls is None and delta.logprobs is None:
             return self._opens[delta.index] + b'{"content":' + encode_json(delta.text) + b"}" + self._close
-        calls = delta.tool_calls or []
-        chunk = self._encode_pieces(delta, _make_delta(delta, calls[:1]))
-        return chunk + b"".join(
-            self._opens[delta.index] + encode_json({"tool_calls": [_make_tool_call(call)]}) + self._close
-            for call in calls[1:]
-        )
+        calls = self._calls[delta.index].write(delta.tool_calls)
+        return self._encode_pieces(delta, _make_delta(delta, calls[:1])) + self._encode_calls(delta.index, calls[1:])
+
+    def _encode_calls(self, index: int, calls: list[Piece]) -> bytes:
+        pieces = (encode_json({"tool_calls": [call]}) for call in calls)
+        return b"".join(self._opens[index] + piece + self._close for piece in pieces)
 
     def _encode_pieces(self, delta: Delta, piece: dict[str, Any]) -> bytes:
         if delta.logprobs is None:
@@ -65,7 +70,8 @@ class ChatStreamEncoder:
     def encode_finish(self, finished: Finished) -> bytes:
         """The last chunk of a choice and, after the last choice, the usage chunk where one is asked for."""
         reason = encode_json(_find_finish_reason(self._request, finished))
-        chunk = self._opens[finished.index] + b'{},"logprobs":null,"finish_reason":' + reason + self._end
+        chunk = self._encode_calls(finished.index, self._calls[finished.index].end())
+        chunk += self._opens[finished.index] + b'{},"logprobs":null,"finish_reason":' + reason + self._end
         if finished.last and self._include_usage:
             chunk += self._head + b',"choices":[],"usage":' + encode_json(encode_usage(finished.usage)) + b"}\n\n"
         return chunk
@@ -74,10 +80,11 @@ class ChatStreamEncoder:
 class ChatFold:
     """Gathers the same events into one chat completion object."""
 
-    def __init__(self, request: GenerationRequest) -> None:
+    def __init__(self, request: GenerationRequest, customs: frozenset[str] = frozenset()) -> None:
+        """`customs`: the names of custom tools."""
         self._request = request
         self._created = int(time.time())
-        self._choices = [_ChoiceFold(index) for index in range(request.n)]
+        self._choices = [_ChoiceFold(index, customs) for index in range(request.n)]
         self._usage = Usage()
 
     def add_delta(self, delta: Delta) -> None:
@@ -86,7 +93,7 @@ class ChatFold:
 
     def add_finish(self, finished: Finished) -> None:
         """End a choice."""
-        self._choices[finished.index].finish_reason = _find_finish_reason(self._request, finished)
+        self._choices[finished.index].end(_find_finish_reason(self._request, finished))
         if finished.last:
             self._usage = finished.usage
 
@@ -108,21 +115,27 @@ class ChatFold:
 class _ChoiceFold:
     """One choice in the making."""
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, customs: frozenset[str]) -> None:
         self._index = index
+        self._calls = CallWriter(customs)
         self._texts: list[str] = []
         self._reasonings: list[str] = []
-        self._tool_calls: list[dict[str, Any]] = []
+        self._tool_calls: list[Piece] = []
         self._logprobs: list[TokenLogprob] | None = None
-        self.finish_reason: str | None = None
+        self._finish_reason: str | None = None
 
     def add(self, delta: Delta) -> None:
         self._texts.append(delta.text)
         self._reasonings.append(delta.reasoning)
-        for piece in delta.tool_calls or ():
-            self._add_tool_call(piece)
+        for piece in self._calls.write(delta.tool_calls):
+            add_piece(self._tool_calls, piece)
         if delta.logprobs is not None:
             self._logprobs = (self._logprobs or []) + delta.logprobs
+
+    def end(self, finish_reason: str) -> None:
+        self._finish_reason = finish_reason
+        for piece in self._calls.end():
+            add_piece(self._tool_calls, piece)
 
     def make(self) -> dict[str, Any]:
         text, reasoning = "".join(self._texts), "".join(self._reasonings)
@@ -137,14 +150,8 @@ class _ChoiceFold:
             "index": self._index,
             "message": message,
             "logprobs": None if self._logprobs is None else _make_logprobs(self._logprobs),
-            "finish_reason": self.finish_reason,
+            "finish_reason": self._finish_reason,
         }
-
-    def _add_tool_call(self, piece: ToolCallDelta) -> None:
-        if piece.index == len(self._tool_calls):
-            function = {"name": piece.name, "arguments": ""}
-            self._tool_calls.append({"id": piece.id, "type": "function", "function": function})
-        self._tool_calls[piece.index]["function"]["arguments"] += piece.arguments
 
 
 def _find_finish_reason(request: GenerationRequest, finished: Finished) -> str:
@@ -153,22 +160,15 @@ def _find_finish_reason(request: GenerationRequest, finished: Finished) -> str:
     return "stop" if is_named and finished.reason == "tool_calls" else encode_finish_reason(finished.reason)
 
 
-def _make_delta(delta: Delta, calls: list[ToolCallDelta]) -> dict[str, Any]:
+def _make_delta(delta: Delta, calls: list[Piece]) -> dict[str, Any]:
     piece: dict[str, Any] = {}
     if delta.reasoning:
         piece["reasoning_content"] = delta.reasoning
     if delta.text:
         piece["content"] = delta.text
     if calls:
-        piece["tool_calls"] = [_make_tool_call(call) for call in calls]
+        piece["tool_calls"] = calls
     return piece
-
-
-def _make_tool_call(call: ToolCallDelta) -> dict[str, Any]:
-    if call.name is None:
-        return {"index": call.index, "function": {"arguments": call.arguments}}
-    function = {"name": call.name, "arguments": call.arguments}
-    return {"index": call.index, "id": call.id, "type": "function", "function": function}
 
 
 def _make_logprobs(logprobs: list[TokenLogprob]) -> dict[str, Any]:

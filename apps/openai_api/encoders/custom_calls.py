@@ -5,9 +5,9 @@ import re
 
 from apps.openai_api.encoders.responses_items import CallItem, Event
 from apps.openai_api.encoders.responses_object import Item
-from apps.openai_api.schemas.custom_tools import ARGUMENT
+from apps.openai_api.schemas.messages import CUSTOM_ARGUMENT
 
-_HEAD = re.compile(rf'\s*\{{\s*"{ARGUMENT}"\s*:\s*"')
+_HEAD = re.compile(rf'\s*\{{\s*"{CUSTOM_ARGUMENT}"\s*:\s*"')
 _BLANK = re.compile(r"\s+")
 # As much of a JSON string as can be read: an escape, and a pair of surrogates, only as a whole.
 _READABLE = re.compile(
@@ -47,7 +47,7 @@ class InputReader:
         if match := _HEAD.match(self._unread):
             self._state = "string"
             self._unread = self._unread[match.end() :]
-        elif not f'{{"{ARGUMENT}":"'.startswith(_BLANK.sub("", self._unread)):
+        elif not f'{{"{CUSTOM_ARGUMENT}":"'.startswith(_BLANK.sub("", self._unread)):
             self._state = "plain"
 
     def _read_string(self) -> str:

@@ -16,13 +16,15 @@ from apps.core.errors import InvalidRequest, ServiceError
 from apps.core.ids import new_chat_completion_id
 from apps.inference.requests import GenerationRequest
 from apps.openai_api.parameters import CHAT_NEUTRAL, check_fields
+from apps.openai_api.schemas.anthropic_parts import find_conversation
+from apps.openai_api.schemas.chat_tools import ChatTool, read_chat_tools
+from apps.openai_api.schemas.custom_tools import ToolOrigin, rename_tool
 from apps.openai_api.schemas.fields import Count, StreamOptions, check_token_limits, decode_body
 from apps.openai_api.schemas.generation_config import read_generation_config
-from apps.openai_api.schemas.messages import Message, Tool, convert_messages, convert_tools
+from apps.openai_api.schemas.messages import Message, convert_messages
 from apps.openai_api.schemas.responses_fields import ReasoningEffort, ReasoningFields, TextFields
 from apps.openai_api.schemas.responses_shape import Conversation, InputItem, convert_input, rename_field
 from apps.openai_api.schemas.structure import StructureFields
-from apps.openai_api.schemas.tool_choice import read_tool_choice, translate_choice
 from gpu_worker.protocol import Structure
 
 # What the template's caller sets itself: a request may not put its own under these names.
@@ -56,7 +58,7 @@ class ChatBody(StructureFields, frozen=True, kw_only=True):
     n: Annotated[int, Meta(ge=1, le=128)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    tools: list[Tool] | None = None
+    tools: list[ChatTool] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: ReasoningEffort | None = None
@@ -83,8 +85,10 @@ class ChatCall(NamedTuple):
     request: GenerationRequest
     include_usage: bool
     is_resumable: bool = False
-    conversation: Conversation | None = None  # of a body in the shape of the Responses API
+    conversation: Conversation | None = None  # of a body in the shape of another API
     names: dict[str, str] = {}  # how this body calls what the rest of the system calls otherwise
+    customs: frozenset[str] = frozenset()  # names of custom tools
+    tool_origins: list[ToolOrigin] = []
 
     @contextmanager
     def naming(self) -> Iterator[None]:
@@ -99,7 +103,8 @@ class ChatCall(NamedTuple):
         """Have the error call fields as the body does."""
         if self.conversation is not None:
             self.conversation.rename(error)
-        rename_field(error, self.names)
+        if not rename_tool(error, self.tool_origins):
+            rename_field(error, self.names)
 
 
 def parse_chat(body: bytes, caller: Caller) -> ChatCall:
@@ -108,8 +113,8 @@ def parse_chat(body: bytes, caller: Caller) -> ChatCall:
     chat = decode_body(_decoder, body)
     _check_template_fields(raw, chat)
     check_fields(raw, HONOURED, CHAT_NEUTRAL)
-    tools, tool_choice = read_tool_choice(translate_choice(chat.tool_choice), convert_tools(chat.tools))
-    conversation = _read_input(chat)
+    tools = read_chat_tools(chat.tools, chat.tool_choice)
+    conversation = _read_input(chat) or find_conversation(chat.messages or [])
     options = chat.stream_options
     return ChatCall(
         GenerationRequest(
@@ -122,8 +127,8 @@ def parse_chat(body: bytes, caller: Caller) -> ChatCall:
             sampling=_read_sampling(chat),
             n=chat.n or 1,
             stream=bool(chat.stream),
-            tools=tools,
-            tool_choice=tool_choice,
+            tools=tools.functions,
+            tool_choice=tools.choice,
             parallel_tool_calls=chat.parallel_tool_calls is not False,
             chat_template_kwargs=read_template_kwargs(chat.chat_template_kwargs),
             continue_final_message=bool(chat.continue_final_message),
@@ -135,6 +140,8 @@ def parse_chat(body: bytes, caller: Caller) -> ChatCall:
         is_resumable=bool(chat.stream and options and options.resumable),
         conversation=conversation,
         names=_find_names(chat),
+        customs=tools.customs,
+        tool_origins=tools.origins,
     )
 
 

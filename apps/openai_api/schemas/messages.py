@@ -15,6 +15,7 @@ from apps.core.errors import InvalidRequest, UnsupportedParameter
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
 _IMAGE_PARTS = frozenset({"image_url", "input_image"})
 _AUDIO_PARTS = frozenset({"input_audio", "audio_url"})
+CUSTOM_ARGUMENT = "input"  # of the function that a custom tool is to a model
 _AUDIO_FORMATS = ("wav", "mp3")
 # Models look at an image in the one way that they were made for, which is no low resolution.
 _DETAILS = (None, "auto", "high")
@@ -50,6 +51,14 @@ class Part(Struct, frozen=True):
     detail: str | None = None
     input_audio: InputAudio | None = None
     audio_url: AudioUrl | str | None = None
+    # of Anthropic's parts, which anthropic_parts.py reads
+    id: str | None = None
+    name: str | None = None
+    input: dict[str, Any] | None = None
+    tool_use_id: str | None = None
+    content: "str | list[Part] | None" = None
+    is_error: bool | None = None
+    thinking: str | None = None
 
 
 class CalledFunction(Struct, frozen=True):
@@ -59,12 +68,20 @@ class CalledFunction(Struct, frozen=True):
     arguments: str | dict[str, Any] = "{}"
 
 
-class ToolCall(Struct, frozen=True):
-    """A call that the assistant made in an earlier turn."""
+class CalledCustom(Struct, frozen=True):
+    """The custom tool of a tool call, and what was written to it."""
 
-    function: CalledFunction
+    name: str
+    input: str = ""
+
+
+class ToolCall(Struct, frozen=True):
+    """A call that the assistant made in an earlier turn: of a function, or of a custom tool."""
+
+    function: CalledFunction | None = None
     id: str | None = None
     type: str | None = None
+    custom: CalledCustom | None = None
 
 
 class Message(Struct, frozen=True):
@@ -109,13 +126,6 @@ def convert_messages(messages: list[Message]) -> list[dict[str, Any]]:
     return [_convert_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
 
 
-def convert_tools(tools: list[Tool] | None) -> list[dict[str, Any]] | None:
-    """The nested OpenAI form; None for no tools. Raises InvalidRequest."""
-    if not tools:
-        return None
-    return [convert_tool(tool, f"tools[{index}]") for index, tool in enumerate(tools)]
-
-
 def _convert_message(message: Message, path: str) -> dict[str, Any]:
     for name in ("function_call", "audio"):
         if getattr(message, name) is not None:
@@ -128,7 +138,8 @@ def _convert_message(message: Message, path: str) -> dict[str, Any]:
     if message.reasoning_content is not None:
         converted["reasoning_content"] = message.reasoning_content
     if message.tool_calls:
-        converted["tool_calls"] = [_convert_tool_call(call) for call in message.tool_calls]
+        calls = enumerate(message.tool_calls)
+        converted["tool_calls"] = [_convert_tool_call(call, f"{path}.tool_calls[{index}]") for index, call in calls]
     return converted
 
 
@@ -197,11 +208,17 @@ def _read_part(part: Part, path: str) -> str:
     return part.text
 
 
-def _convert_tool_call(call: ToolCall) -> dict[str, Any]:
-    arguments = call.function.arguments
+def _convert_tool_call(call: ToolCall, path: str) -> dict[str, Any]:
+    """A custom tool is a function with one argument, as the model knows it (custom_tools.py)."""
+    function = call.function
+    if function is None:
+        if call.custom is None:
+            raise InvalidRequest(f"'{path}.function' is required.", param=f"{path}.function")
+        function = CalledFunction(call.custom.name, {CUSTOM_ARGUMENT: call.custom.input})
+    arguments = function.arguments
     if not isinstance(arguments, str):
         arguments = msgspec.json.encode(arguments).decode()
-    converted = {"type": "function", "function": {"name": call.function.name, "arguments": arguments}}
+    converted = {"type": "function", "function": {"name": function.name, "arguments": arguments}}
     return converted if call.id is None else {"id": call.id, **converted}
 
 

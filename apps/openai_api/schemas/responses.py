@@ -15,6 +15,7 @@ from apps.core.ids import new_response_id
 from apps.inference.requests import GenerationRequest
 from apps.openai_api.parameters import RESPONSES_NEUTRAL, check_fields
 from apps.openai_api.schemas.chat import read_model
+from apps.openai_api.schemas.custom_tools import ToolOrigin, rename_tool
 from apps.openai_api.schemas.fields import Count, SamplingFields, check_token_limits, decode_body
 from apps.openai_api.schemas.metadata import Metadata
 from apps.openai_api.schemas.responses_fields import ReasoningFields, TextFields
@@ -22,7 +23,6 @@ from apps.openai_api.schemas.responses_shape import Conversation, InputItem, con
 from apps.openai_api.schemas.responses_tools import (
     OfferedTools,
     ResponsesTool,
-    ToolOrigin,
     check_choice,
     flatten_choice,
     join_choice,
@@ -126,14 +126,8 @@ class PreparedCall(NamedTuple):
     def rename(self, error: ServiceError) -> None:
         """Have the error call fields by the names that they have at this endpoint."""
         self.conversation.rename(error)
-        for index, origin in enumerate(self.tool_origins):
-            place = f"tools[{index}].function"
-            if error.param and error.param.startswith(place):
-                named = origin.rename(error.param.replace(place, origin.path, 1))
-                error.message = error.message.replace(error.param, named).replace(place, origin.path)
-                error.param = named
-                return
-        rename_field(error, _NAMES)
+        if not rename_tool(error, self.tool_origins):
+            rename_field(error, _NAMES)
 
 
 def parse_response(body: bytes, caller: Caller) -> ResponsesCall:

@@ -26,6 +26,7 @@ _NEEDED_FIELDS = {
     "custom_tool_call_output": "call_id",
 }
 _PLACE = re.compile(r"messages\[(\d+)\]([\w.\[\]]*)")
+_PART = re.compile(r"^\.content\[(\d+)\]")
 
 
 class InputItem(Struct, frozen=True):
@@ -50,6 +51,8 @@ class Conversation(NamedTuple):
 
     messages: list[Message]
     origins: list[str]
+    output: str = ".output"  # what the body calls the content of a tool's message
+    shifts: dict[int, int] = {}  # messages that lack the first parts of what the body has: how many
 
     def convert(self) -> list[dict[str, Any]]:
         """The worker's form. Raises InvalidRequest that names the item."""
@@ -73,8 +76,11 @@ class Conversation(NamedTuple):
         origin = self.origins[index]
         if not origin.endswith("]"):
             return origin
+        field = place[2]
+        if shift := self.shifts.get(index):
+            field = _PART.sub(lambda part: f".content[{int(part[1]) + shift}]", field)
         is_output = self.messages[index].role == "tool"
-        return origin + (place[2].replace(".content", ".output", 1) if is_output else place[2])
+        return origin + (field.replace(".content", self.output, 1) if is_output else field)
 
 
 def rename_field(error: ServiceError, names: Mapping[str, str]) -> None:

@@ -6,7 +6,7 @@ A model knows a function of a namespace by one name, such as `mcp__files__read`;
 from typing import Any, NamedTuple
 
 from apps.core.errors import InvalidRequest, UnsupportedParameter
-from apps.openai_api.schemas.custom_tools import InputFormat, describe_format, is_enforced, make_parameters
+from apps.openai_api.schemas.custom_tools import InputFormat, ToolOrigin, convert_custom, describe_format
 from apps.openai_api.schemas.messages import Tool, convert_tool
 from apps.openai_api.schemas.responses_shape import join_name
 
@@ -38,18 +38,6 @@ class CalledName(NamedTuple):
     is_custom: bool = False
 
 
-class ToolOrigin(NamedTuple):
-    """The field of the body that a function comes from."""
-
-    path: str
-    is_custom: bool
-
-    def rename(self, param: str) -> str:
-        """What the body has for a field of the function, such as `tools[0].parameters`."""
-        schema = f"{self.path}.parameters"
-        return f"{self.path}.format.definition" if self.is_custom and param.startswith(schema) else param
-
-
 class OfferedTools(NamedTuple):
     """The functions as the worker gets them, and what is to be said of them."""
 
@@ -67,21 +55,26 @@ def read_tools(tools: list[ResponsesTool] | None) -> OfferedTools:
     offered = [tool for tool in tools or [] if not tool.finds_nothing]
     for path, tool, namespace in _flatten(tools or []):
         is_custom = tool.type == "custom" and tool.input_schema is None
-        function = _convert_custom(tool, path) if is_custom else convert_tool(tool, path)
+        grammar = f"{path}.format"
+        if is_custom:
+            function = convert_custom(tool.name, tool.description, tool.format, path=path, grammar=grammar)
+        else:
+            function = convert_tool(tool, path)
         called = CalledName(function["function"]["name"], namespace, is_custom)
         name = function["function"]["name"] = join_name(namespace, called.name)
         if name in names:
             raise InvalidRequest(f"'{path}': another tool has the name '{name}'.", param=f"{path}.name")
         functions.append(function)
         names[name] = called
-        origins.append(ToolOrigin(path, is_custom))
+        origins.append(ToolOrigin(path, f"{grammar}.definition" if is_custom else None))
     return OfferedTools(functions or None, names, origins, [_describe(tool) for tool in offered])
 
 
 def check_choice(choice: str | dict[str, Any] | None, names: dict[str, CalledName]) -> None:
     """Raises InvalidRequest for a function that is chosen as a custom tool, or the other way round."""
     for tool in _list_chosen(choice):
-        called = names.get(join_name(tool.get("namespace"), str(tool.get("name"))))
+        namespace = tool.get("namespace")
+        called = names.get(join_name(namespace if isinstance(namespace, str) else None, str(tool.get("name"))))
         if called is not None and called.is_custom != (tool.get("type") == "custom"):
             kind = "custom" if called.is_custom else "function"
             raise InvalidRequest(f"'tool_choice': '{called.name}' is of type \"{kind}\".", param="tool_choice")
@@ -138,18 +131,6 @@ def _flatten(tools: list[ResponsesTool]) -> list[tuple[str, CallableTool, str | 
         if member.defer_loading:
             raise UnsupportedParameter(f"'{path}.defer_loading' is not supported.", param=f"{path}.defer_loading")
     return flat
-
-
-def _convert_custom(tool: CallableTool, path: str) -> dict[str, Any]:
-    if not tool.name:
-        raise InvalidRequest(f"'{path}.name' is required.", param=f"{path}.name")
-    function = Tool(
-        name=tool.name,
-        description=tool.description,
-        parameters=make_parameters(tool.format, path),
-        strict=is_enforced(tool.format),
-    )
-    return convert_tool(function, path)
 
 
 def _describe(tool: ResponsesTool) -> dict[str, Any]:

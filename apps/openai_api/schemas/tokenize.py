@@ -13,10 +13,11 @@ from apps.core.errors import InvalidRequest
 from apps.core.ids import new_id
 from apps.inference.requests import GenerationRequest
 from apps.openai_api.parameters import check_fields
+from apps.openai_api.schemas.anthropic_parts import find_conversation
 from apps.openai_api.schemas.chat import ReasoningEffort, read_model, read_template_kwargs
+from apps.openai_api.schemas.chat_tools import ChatTool, read_chat_tools
 from apps.openai_api.schemas.fields import TokenIds, decode_body
-from apps.openai_api.schemas.messages import Message, Tool, convert_messages, convert_tools
-from apps.openai_api.schemas.tool_choice import read_tool_choice
+from apps.openai_api.schemas.messages import Message, convert_messages
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {"chat_template": (), "mm_processor_kwargs": ({},), "media_io_kwargs": ({},)}
 
@@ -31,7 +32,7 @@ class TokenizeBody(Struct, frozen=True, kw_only=True):
     return_token_strs: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
-    tools: list[Tool] | None = None
+    tools: list[ChatTool] | None = None
     tool_choice: str | dict[str, Any] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     enable_thinking: bool | None = None
@@ -113,16 +114,17 @@ def _read_messages(given: TokenizeBody, messages: list[Message], caller: Caller)
     if given.continue_final_message and given.add_generation_prompt:
         message = "'add_generation_prompt' cannot be combined with 'continue_final_message'."
         raise InvalidRequest(message, param="add_generation_prompt")
-    tools, tool_choice = read_tool_choice(given.tool_choice, convert_tools(given.tools))
+    tools = read_chat_tools(given.tools, given.tool_choice)
+    conversation = find_conversation(messages)
     return GenerationRequest(
         id=new_id("tok-"),
         caller=caller,
         model=read_model(given.model),
         endpoint="tokenize",
         kind="chat",
-        messages=convert_messages(messages),
-        tools=tools,
-        tool_choice=tool_choice,
+        messages=conversation.convert() if conversation else convert_messages(messages),
+        tools=tools.functions,
+        tool_choice=tools.choice,
         chat_template_kwargs=read_template_kwargs(given.chat_template_kwargs),
         continue_final_message=bool(given.continue_final_message),
         enable_thinking=given.enable_thinking,
