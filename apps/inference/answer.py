@@ -11,6 +11,7 @@ import msgspec
 from apps.core.errors import ServiceError
 from apps.inference import metrics
 from apps.inference.clients.base import LinkLost, ReplicaLink, RequestStream, SlowConsumer, StreamEvent
+from apps.inference.echo import EchoFilter
 from apps.inference.events import Event, Waiting
 from apps.inference.requests import AnyRequest, GenerationRequest, PoolingRequest, TranscriptionRequest
 from apps.inference.sampling import resolve_sampling
@@ -62,6 +63,7 @@ class Answer:
         self._stream: RequestStream | None = None
         num_choices = request.n if isinstance(request, GenerationRequest) else 1
         self._token_ids: list[list[int]] = [[] for _ in range(num_choices)]
+        self._echo = EchoFilter(num_choices)
         self._transcript: TranscriptPiece | None = None  # the last that was passed on
         self._finished: set[int] = set()
         recorder.open(self.entry)
@@ -98,6 +100,7 @@ class Answer:
         if info is None:  # lost since it was chosen
             raise LinkLost
         self._num_attempts += 1
+        self._echo.begin_attempt()
         self.entry.replica_id = link.replica_id
         self.entry.revision = self._model.revision or ("" if self._model.adapter else info.revision)
         with explain_encoding():
@@ -114,7 +117,7 @@ class Answer:
             if event.transcript is not None:
                 self._transcript = event.transcript
             self.entry.completion_tokens += len(event.token_ids)
-            return event
+            return self._echo.take(event) if event.is_prompt else event
         if isinstance(event, Vectors):
             self._note_output()
             return event

@@ -47,7 +47,7 @@ _OLD_LOGPROBS = _maybe(
     make_object(
         {
             "tokens": make_list(_TEXT),
-            "token_logprobs": make_list(_NUMBER),
+            "token_logprobs": make_list(_maybe(_NUMBER)),  # null: of a prompt's first token
             "top_logprobs": _maybe(make_list(_maybe({"type": "object", "additionalProperties": _NUMBER}))),
             "text_offset": make_list(_COUNT),
         }

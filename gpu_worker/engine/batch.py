@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from gpu_worker.engine.prompt_scores import ScoredRows, find_scored
 from gpu_worker.engine.request import Request
 from gpu_worker.engine.scheduler import Chunk
 from gpu_worker.kernels.varlen import PackedLengths
@@ -68,6 +69,7 @@ class Batch:
     logits_indices_R: torch.Tensor  # the last token of every chunk that reaches its request's end, and its guesses
     sampled: list[Chunk]  # those chunks, in the order of `logits_indices_R`
     prefills: list[PrefillSpan]
+    scored: list[ScoredRows] = field(default_factory=list)  # tokens of prompts, whose rows follow in `logits_indices_R`
     _decode_groups: dict[int | None, list[DecodeGroup]] = field(default_factory=dict)
     _prefill_masks: dict[tuple[int, int | None], torch.Tensor] = field(default_factory=dict)
     _packed: PackedView | None = None
@@ -127,12 +129,18 @@ def build_batch(chunks: Sequence[Chunk], block_size: int, device: torch.device) 
     logits_indices: list[int] = []
     sampled: list[Chunk] = []
     prefills: list[PrefillSpan] = []
+    scored: list[ScoredRows] = []
+    scored_indices: list[int] = []
     for chunk in ordered:
         request, num_tokens = chunk
         start, end = request.num_computed_tokens, request.num_computed_tokens + num_tokens
         if not chunk.is_decode:
             blocks = torch.tensor(request.block_ids[: -(-end // block_size)], device=device)
             prefills.append(PrefillSpan(len(token_ids), len(token_ids) + num_tokens, start, blocks))
+        if (rows := find_scored(request, end)) is not None:
+            scored.append(rows)
+            first = len(token_ids) + rows.first - 1 - start
+            scored_indices += range(first, first + rows.num_rows)
         token_ids += request.get_token_ids(start, end - len(request.draft_token_ids)) + request.draft_token_ids
         position = np.arange(start, end)
         positions.append(position + (request.position_offset or 0))
@@ -147,9 +155,10 @@ def build_batch(chunks: Sequence[Chunk], block_size: int, device: torch.device) 
         input_ids_T=torch.tensor(token_ids, device=device),
         position_ids_T=torch.from_numpy(np.concatenate(positions)).to(device),
         slot_mapping_T=torch.from_numpy(np.concatenate(slots)).to(device),
-        logits_indices_R=torch.tensor(logits_indices, dtype=torch.long, device=device),
+        logits_indices_R=torch.tensor(logits_indices + scored_indices, dtype=torch.long, device=device),
         sampled=sampled,
         prefills=prefills,
+        scored=scored,
     )
 
 

@@ -52,7 +52,7 @@ class BlockManager:
         A path that ends before the prompt's last picture is worth nothing: the pictures are computed together.
         """
         matched: list[int] = []
-        if self.has_prefix_cache:
+        if self.has_prefix_cache and not request.wants_prompt_logprobs:
             parent: Parent = request.cache_salt
             for index in range((request.num_tokens - 1) // self.block_size):
                 block = self._block_of.get(self._key(request, index, parent))

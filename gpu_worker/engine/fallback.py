@@ -15,6 +15,7 @@ from gpu_worker.engine.base import EngineStats
 from gpu_worker.engine.lifecycle import ADAPTER_FAILED, MEDIA_FAILED, NOT_A_NUMBER, RequestLifecycle
 from gpu_worker.engine.lora import adapted, find_whole
 from gpu_worker.engine.media_runner import MODEL_ERRORS, find_rope_index, to_tensors
+from gpu_worker.engine.prompt_scores import score_whole
 from gpu_worker.engine.request import Request, RequestStatus, TokenOutput
 from gpu_worker.engine.waiting import WaitingQueue
 
@@ -84,10 +85,15 @@ class FallbackEngine(RequestLifecycle):
             error = MEDIA_FAILED if request.media is not None else ADAPTER_FAILED
             self._outputs.append(TokenOutput(request, error=error))
             return
-        token = self._sampler.sample(logits, [request])[0]
+        outputs = list(score_whole(request, logits))
+        self._outputs += [output for output in outputs if output is not None]
+        token = self._sampler.sample(logits[-1:], [request])[0]
         request.device_s += time.monotonic() - started_s
         request.num_computed_tokens = request.num_tokens
-        if token is None:
+        if token is not None and request.max_tokens == 0 and None not in outputs:
+            self._finish_unanswered(request)
+            return
+        if token is None or None in outputs:
             self._finish(request)
             self._outputs.append(TokenOutput(request, error=NOT_A_NUMBER))
             return
@@ -96,7 +102,7 @@ class FallbackEngine(RequestLifecycle):
 
     @torch.inference_mode()
     def _forward(self, running: _Running) -> torch.Tensor:
-        """Logits [1, V] after the last token."""
+        """Logits [T, V] of the tokens that are computed now: all at first, then one."""
         request = running.request
         if request.num_computed_tokens > 0:
             return self._pass(running, running.input_ids, num_new=1)
@@ -119,7 +125,7 @@ class FallbackEngine(RequestLifecycle):
         with adapted(self._model, find_whole(running.request.adapter)):
             output = self._model(**inputs, return_dict=True)
         running.model_kwargs = self._model._update_model_kwargs_for_generation(output, kwargs, num_new_tokens=num_next)
-        logits: torch.Tensor = output.logits[:, -1]
+        logits: torch.Tensor = output.logits[0]
         return logits
 
     def _start(self, request: Request, input_ids: torch.Tensor) -> dict[str, Any]:

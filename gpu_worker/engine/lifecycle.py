@@ -29,7 +29,8 @@ class RequestLifecycle(ABC):
     def add(self, request: Request) -> None:
         """Queue a request. A resumed one whose tokens already end it is answered by the next step."""
         is_stopped = request.ends_with_stop_token() or request.ends_grammar()
-        if is_stopped or request.is_full(self.max_model_len):
+        is_full = request.is_full(self.max_model_len) and not request.wants_prompt_logprobs
+        if is_stopped or is_full:
             request.finish_reason = "stop" if is_stopped else "length"
             request.status = RequestStatus.FINISHED
             self._outputs.append(TokenOutput(request, finish_reason=request.finish_reason))
@@ -92,6 +93,12 @@ class RequestLifecycle(ABC):
         if request.finish_reason is not None:
             self._finish(request)
         self._outputs.append(TokenOutput(request, token.token_id, token.logprobs, request.finish_reason))
+
+    def _finish_unanswered(self, request: Request) -> None:
+        """End a request that asks for its prompt's log-probabilities and for no token."""
+        request.finish_reason = "length"
+        self._finish(request)
+        self._outputs.append(TokenOutput(request, finish_reason="length"))
 
     @staticmethod
     def _follows_grammar(request: Request, token_id: int) -> bool:

@@ -12,6 +12,7 @@ from gpu_worker.engine.lifecycle import MEDIA_FAILED, NOT_A_NUMBER, RequestLifec
 from gpu_worker.engine.media_runner import MODEL_ERRORS, MediaRunner
 from gpu_worker.engine.model_runner import ModelRunner
 from gpu_worker.engine.pace import PrefillPace
+from gpu_worker.engine.prompt_scores import score
 from gpu_worker.engine.request import Request, RequestStatus, TokenOutput
 from gpu_worker.engine.sampler import SampledToken, Sampler
 from gpu_worker.engine.scheduler import Chunk, Scheduler
@@ -57,7 +58,9 @@ class PagedEngine(RequestLifecycle):
             self._scheduler.complete(chunks)
             self._num_steps += 1
             num_before = [len(chunk.request.output_token_ids) for chunk in batch.sampled]
-            self._sample(batch.sampled, logits_RV)
+            num_sampled = len(logits_RV) - sum(rows.num_rows for rows in batch.scored)
+            self._tell_scores(batch, logits_RV[num_sampled:])
+            self._sample(batch.sampled, logits_RV[:num_sampled])
             self._note_time(chunks, time.monotonic() - started_s)
             self._settle_drafts(batch.sampled, num_before)
         return self._take_outputs()
@@ -98,13 +101,31 @@ class PagedEngine(RequestLifecycle):
             self._fail_media(request)
             return None
 
+    def _tell_scores(self, batch: Batch, logits_SV: torch.Tensor) -> None:
+        """What the pass says of prompts' own tokens. Who asked for no more than that has ended with the last."""
+        start = 0
+        for rows in batch.scored:
+            output = score(rows, logits_SV[start : start + rows.num_rows])
+            start += rows.num_rows
+            if output is None:
+                self._fail_broken(rows.request)
+                continue
+            self._outputs.append(output)
+        for request, _ in batch.sampled:
+            if request.max_tokens == 0 and request.status is RequestStatus.RUNNING:
+                self._finish_unanswered(request)
+
     def _sample(self, sampled: list[Chunk], logits_RV: torch.Tensor) -> None:
         """The next token of each request; then of those whose guess it was the one after, and so on.
 
         Every token is sampled when all before it are known, so it is the one that would come without guesses.
         """
         firsts = itertools.accumulate((1 + len(request.draft_token_ids) for request, _ in sampled), initial=0)
-        pending = [(request, row) for (request, _), row in zip(sampled, firsts, strict=False)]
+        pending = [
+            (request, row)
+            for (request, _), row in zip(sampled, firsts, strict=False)
+            if request.status is RequestStatus.RUNNING
+        ]
         depth = 0
         while pending:
             has_all = len(pending) == len(logits_RV)

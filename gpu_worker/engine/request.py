@@ -14,6 +14,10 @@ if TYPE_CHECKING:  # it imports torch, for which the server does not wait
     from gpu_worker.engine.lora import LoraAdapter
 
 
+# Tokens of prompts whose log-probabilities one step computes: each takes a row of logits, as wide as the vocabulary.
+MAX_SCORED_TOKENS = 128
+
+
 class RequestStatus(enum.IntEnum):
     """Ordered: a request only moves down, except that preemption puts RUNNING back to WAITING."""
 
@@ -62,6 +66,7 @@ class Request:
     arrival_s: float = field(default_factory=time.monotonic)
     media: Media | None = None  # the pictures of the prompt
     adapter: "LoraAdapter | None" = None  # then `cache_salt` names it too
+    prompt_logprobs: int | None = None  # of the prompt's own tokens, as `sampling.top_logprobs` of the answer's
 
     # Written by the engine only.
     status: RequestStatus = RequestStatus.WAITING
@@ -75,11 +80,17 @@ class Request:
     block_ids: list[int] = field(default_factory=list)
     draft_token_ids: list[int] = field(default_factory=list)  # guesses computed in the step under way
     position_offset: int | None = None  # position minus number of a token behind the pictures, once it is known
+    num_scored: int = 0  # tokens of the prompt whose log-probabilities were told
 
     @property
     def has_pending_media(self) -> bool:
         """Whether its pictures are still to be computed: then its whole prompt is."""
         return self.media is not None and self.num_computed_tokens < self.media.end
+
+    @property
+    def wants_prompt_logprobs(self) -> bool:
+        """Whether some are still to be told: until then nothing of its prompt is taken from the cache."""
+        return self.prompt_logprobs is not None and self.num_scored < len(self.prompt_token_ids)
 
     @property
     def num_tokens(self) -> int:
@@ -133,7 +144,8 @@ class Request:
 
 @dataclass(slots=True)
 class TokenOutput:
-    """What one step did for one request: a new token, an end, or (abort, failure) an end without a token."""
+    """What one step did for one request: a new token, an end, or (abort, failure) an end without a token; before
+    these, log-probabilities of its prompt."""
 
     request: Request
     token_id: int | None = None
@@ -142,3 +154,5 @@ class TokenOutput:
     error: str | None = None  # set when the engine failed this request; it has ended
     error_code: FailureCode = "internal"
     error_param: str | None = None
+    prompt_logprobs: list[TokenLogprobs] | None = None  # of the prompt's tokens from `prompt_start` on
+    prompt_start: int = 0

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from gpu_worker.engine.block_manager import BlockManager
 from gpu_worker.engine.integrity import require
 from gpu_worker.engine.media import MediaSpan
-from gpu_worker.engine.request import Request, RequestStatus
+from gpu_worker.engine.request import MAX_SCORED_TOKENS, Request, RequestStatus
 from gpu_worker.engine.speculation import Drafter
 from gpu_worker.engine.waiting import WaitingQueue
 
@@ -256,7 +256,10 @@ def _num_pending(request: Request) -> int:
 def _append_chunk(chunks: list[Chunk], request: Request, budget: int) -> int:
     if request.has_pending_media:
         return 0  # has a step of its own
-    num_tokens = min(_num_pending(request), budget)
+    if request.wants_prompt_logprobs:
+        num_scored = sum(chunk.num_tokens for chunk in chunks if chunk.request.wants_prompt_logprobs)
+        budget = min(budget, MAX_SCORED_TOKENS - num_scored)
+    num_tokens = max(min(_num_pending(request), budget), 0)
     if num_tokens > 0:
         chunks.append(Chunk(request, num_tokens))
     return num_tokens

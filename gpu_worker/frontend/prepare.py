@@ -55,6 +55,7 @@ class PreparedRequest:
     choices: list[PreparedChoice]
     tokenizer: TextTokenizer
     media: Media | None = None
+    prompt_logprobs: int | None = None  # of an echoed prompt
 
 
 class Frontend:
@@ -105,6 +106,7 @@ class Frontend:
             min_tokens=request.sampling.min_tokens,
             single_call=offers_tools and not request.parallel_tool_calls,
         )
+        prompt_logprobs = request.sampling.top_logprobs if request.echo else None
         resumed = self._read_resume(request, max_tokens)
         return PreparedRequest(
             prompt_token_ids=prompt,
@@ -116,13 +118,14 @@ class Frontend:
                 _replay(
                     self._build_stream(request, rendered, rules, offers_tools=offers_tools),
                     resumed.get(index, []),
-                    max_tokens,
+                    max_tokens if prompt_logprobs is None else max(max_tokens, 1),
                     grammar,
                 )
                 for index in range(request.n)
             ],
             tokenizer=self.tokenizer,
             media=media,
+            prompt_logprobs=prompt_logprobs,
         )
 
     def read_prompt(self, request: Generate, *, add_generation_prompt: bool = True) -> list[int]:

@@ -44,8 +44,9 @@ def check_sampling(request: Generate, vocab_size: int) -> None:
     check_token_ids(tuple(sampling.logit_bias or ()), vocab_size, "logit_bias")
     if not all(math.isfinite(bias) for bias in (sampling.logit_bias or {}).values()):
         raise invalid("Invalid value for 'logit_bias': every bias must be a finite number.", "logit_bias")
-    if request.echo and sampling.top_logprobs is not None:
-        raise RequestRejected("unsupported", "'echo' cannot be combined with log-probabilities.", "echo")
+    if request.echo and sampling.top_logprobs is not None and request.suffix:
+        message = "'logprobs' of an echoed prompt cannot be combined with 'suffix'."
+        raise RequestRejected("unsupported", message, "logprobs")
 
 
 def check_token_ids(token_ids: tuple[int, ...] | list[int], vocab_size: int, param: str) -> None:

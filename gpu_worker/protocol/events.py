@@ -30,7 +30,8 @@ class TopLogprob(msgspec.Struct, frozen=True, array_like=True):
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
-    """The chosen token at a position, with its alternatives, best first."""
+    """The chosen token at a position, with its alternatives, best first. Of a prompt's first token, which nothing
+    comes before, `logprob` is not a number."""
 
     token_id: int
     token: str
@@ -93,6 +94,7 @@ class Delta(msgspec.Struct, frozen=True, omit_defaults=True, tag="delta"):
     token_ids: list[int] = []
     logprobs: list[TokenLogprob] | None = None
     transcript: TranscriptPiece | None = None  # ends every window of a `Transcribe`
+    is_prompt: bool = False  # an echo: text or log-probabilities of the prompt itself
 
 
 class Vectors(msgspec.Struct, frozen=True, omit_defaults=True, tag="vectors"):

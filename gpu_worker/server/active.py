@@ -10,7 +10,7 @@ from typing import Any
 
 from gpu_worker.engine.request import Request, TokenOutput
 from gpu_worker.frontend.answer import AnswerStream, Piece
-from gpu_worker.frontend.logprobs import describe_logprobs
+from gpu_worker.frontend.logprobs import describe_logprobs, describe_prompt
 from gpu_worker.frontend.prepare import PreparedChoice, PreparedRequest
 from gpu_worker.frontend.tokenizer import TextTokenizer
 from gpu_worker.protocol import (
@@ -95,8 +95,10 @@ class ActiveRequest:
         for index, source in enumerate(prepared.choices):
             self.choices.append(self._build_choice(index, message, prepared, source))
         events: list[FromWorker] = [Started(self.id, self.num_prompt_tokens)]
-        if prepared.echo_text and message.resume is None:
-            events += [Delta(id=self.id, index=choice.index, text=prepared.echo_text) for choice in self.choices]
+        if prepared.echo_text:
+            # A choice that is resumed has tokens, before which the echo was sent.
+            fresh = [choice.index for choice in self.choices if not choice.num_tokens]
+            events += [Delta(id=self.id, index=index, text=prepared.echo_text, is_prompt=True) for index in fresh]
         for choice, source in zip(self.choices, prepared.choices, strict=True):
             if source.finish_reason is not None:
                 events.append(self.finish(choice, source.finish_reason))
@@ -119,6 +121,7 @@ class ActiveRequest:
             arrival_s=self.arrival_s,
             media=prepared.media,
             adapter=self.adapter.weights if self.adapter else None,
+            prompt_logprobs=None if source.token_ids else prepared.prompt_logprobs,
         )
         choice = Choice(index, request, source.stream, prepared.tokenizer)
         if prepared.ends_by_text:
@@ -129,6 +132,9 @@ class ActiveRequest:
         """The events of one engine output."""
         piece = choice.read(output)
         events: list[FromWorker] = []
+        if output.prompt_logprobs is not None:
+            told = describe_prompt(choice.tokenizer, output)
+            events.append(Delta(id=self.id, index=choice.index, logprobs=told, is_prompt=True))
         if output.token_id is not None or piece != _EMPTY:
             logprobs = None
             if output.logprobs is not None and output.token_id is not None:

@@ -288,7 +288,7 @@ def test_every_shape_of_prompt(prompt: Any, expected: list[Any]) -> None:
         ({"prompt": [-1]}, "prompt[0]"),
         ({"prompt": ["a"] * 65, "n": 2}, "prompt"),
         ({"logprobs": 6}, "logprobs"),
-        ({"logprobs": 1, "echo": True}, "logprobs"),
+        ({"logprobs": 1, "echo": True, "suffix": "b"}, "logprobs"),
         ({"messages": HELLO}, "messages"),
     ],
 )

@@ -82,11 +82,18 @@ def see_chats(tour: Tour) -> None:
 
 
 def see_completions(tour: Tour) -> None:
-    for fields in ({}, {"logprobs": 2}, {"echo": True, "n": 2}, {"prompt": ["a", [5, 6]][:1], "stop": "e"}):
+    for fields in (
+        {},
+        {"logprobs": 2},
+        {"echo": True, "n": 2},
+        {"echo": True, "logprobs": 1},
+        {"prompt": ["a", [5, 6]][:1], "stop": "e"},
+    ):
         tour.ask("POST", COMPLETIONS, json=ONCE | fields)
         fields = fields | {"stream": True, "stream_options": {"include_usage": True}}  # noqa: PLW2901
         tour.ask("POST", COMPLETIONS, json=ONCE | fields)
     tour.ask("POST", COMPLETIONS, json=ONCE | {"best_of": 3})
+    tour.ask("POST", COMPLETIONS, json=ONCE | {"echo": True, "logprobs": 0, "max_tokens": 0})
 
 
 def see_responses(tour: Tour) -> None:

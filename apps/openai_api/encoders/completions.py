@@ -142,7 +142,7 @@ def _make_logprobs(logprobs: list[TokenLogprob], offset: int) -> dict[str, Any]:
     ]
     return {
         "tokens": tokens,
-        "token_logprobs": [token.logprob for token in logprobs],
+        "token_logprobs": [None if math.isnan(token.logprob) else token.logprob for token in logprobs],
         "top_logprobs": tops if any(top is not None for top in tops) else None,
         "text_offset": offsets,
     }

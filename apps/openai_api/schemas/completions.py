@@ -15,6 +15,7 @@ from apps.inference.requests import GenerationRequest
 from apps.openai_api.parameters import COMPLETION_NEUTRAL, check_fields
 from apps.openai_api.schemas.chat import read_model
 from apps.openai_api.schemas.fields import (
+    NonNegative,
     StreamOptions,
     TextsOrTokens,
     check_token_limits,
@@ -34,6 +35,7 @@ class CompletionBody(StructureFields, frozen=True, kw_only=True):
 
     prompt: TextsOrTokens
     model: str | None = None
+    max_tokens: NonNegative | None = None  # 0: the prompt alone
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
@@ -122,7 +124,8 @@ def _read_sampling(completion: CompletionBody) -> dict[str, Any]:
     sampling |= completion.to_sampling()
     check_token_limits(sampling)
     if completion.logprobs is not None:
-        if completion.echo:
-            raise UnsupportedParameter("'logprobs' of an echoed prompt are not supported.", param="logprobs")
+        if completion.echo and completion.suffix:
+            message = "'logprobs' of an echoed prompt cannot be combined with 'suffix'."
+            raise UnsupportedParameter(message, param="logprobs")
         sampling["top_logprobs"] = completion.logprobs
     return sampling
