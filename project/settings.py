@@ -243,11 +243,13 @@ MAX_FILE_BYTES = env_int("ATRIUM_MAX_FILE_BYTES", 200 * 1024 * 1024, minimum=102
 MAX_TEAM_FILES_BYTES = env_int("ATRIUM_MAX_TEAM_FILES_BYTES", 20 * 1024**3, minimum=0)
 FILES_RETENTION_DAYS = env_float("ATRIUM_FILES_RETENTION_DAYS", 30.0, minimum=0)  # 0: until they are deleted
 MAX_BATCH_LINES = env_int("ATRIUM_MAX_BATCH_LINES", 50_000, minimum=1)
+MAX_OPEN_BATCHES = env_int("ATRIUM_MAX_OPEN_BATCHES", 100, minimum=1)  # of a team, that have not ended
 BATCH_CONCURRENCY = env_int("ATRIUM_BATCH_CONCURRENCY", 32, minimum=1)  # lines at once, of all batches in one process
 RESPONSES_RETENTION_DAYS = env_float("ATRIUM_RESPONSES_RETENTION_DAYS", 30.0, minimum=0)  # 0: until they are deleted
 # Streams that can be read again: how long events are kept after the last, and how long a chat goes on with no reader.
 EVENTS_RETENTION_S = env_float("ATRIUM_EVENTS_RETENTION_S", 600.0, minimum=0)
 RESUME_WITHIN_S = env_float("ATRIUM_RESUME_WITHIN_S", 60.0, minimum=1)
+RESPONSES_SOCKET_S = env_float("ATRIUM_RESPONSES_SOCKET_S", 3600.0, minimum=1)  # one WebSocket of /v1/responses
 AUTH_CACHE_TTL_S = env_float("ATRIUM_AUTH_CACHE_TTL_S", 10.0, minimum=0)
 # A request whose model is not loaded waits this long for it before it fails with 503.
 LOAD_TIMEOUT_S = env_float("ATRIUM_LOAD_TIMEOUT_S", 600.0, minimum=1)

@@ -10,15 +10,17 @@ from typing import Any
 
 import msgspec
 from celery import current_app
+from django.conf import settings
 from django.db import transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 
 from apps.accounts.caller import Caller
-from apps.batches.models import Batch, BatchStatus
+from apps.accounts.models import Team
+from apps.batches.models import LIVE, Batch, BatchStatus
 from apps.batches.schemas import BatchBody
-from apps.core.errors import Conflict, InvalidRequest, NotFound
+from apps.core.errors import Conflict, InvalidRequest, NotFound, RateLimited
 from apps.core.http import encode_json
 from apps.core.ids import new_batch_id
 from apps.files.models import Purpose, StoredFile
@@ -26,13 +28,15 @@ from apps.files.services import access_file
 
 COMPLETION_WINDOW = timedelta(hours=24)
 _ID = re.compile(r"batch_[0-9a-f]{24}")
+_RETRY_AFTER_S = 60.0
 _CANCELLABLE = (BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS)
 
 logger = logging.getLogger(__name__)
 
 
 def create_batch(caller: Caller, body: BatchBody) -> Batch:
-    """Raises InvalidRequest where the file is not there, not the caller's, or not for a batch."""
+    """Raises InvalidRequest where the file is not there, not the caller's, or not for a batch, and RateLimited where
+    too many of the team's have not ended."""
     try:
         file = access_file(caller, body.input_file_id)
     except NotFound as error:
@@ -44,6 +48,7 @@ def create_batch(caller: Caller, body: BatchBody) -> Batch:
     with transaction.atomic():
         if not StoredFile.objects.filter(pk=file.pk).update(is_held=True):
             raise InvalidRequest(f"There is no file with the id '{file.pk}'.", param="input_file_id")
+        _check_room(caller.team_id)
         batch = Batch.objects.create(
             id=new_batch_id(),
             user_id=caller.user_id,
@@ -120,6 +125,15 @@ def describe_batch(batch: Batch) -> dict[str, Any]:
         },
         "metadata": msgspec.json.decode(batch.metadata),
     }
+
+
+def _check_room(team_id: int) -> None:
+    """Raises RateLimited. Within a transaction: of two batches that come at once one waits."""
+    Team.objects.select_for_update().get(pk=team_id)
+    limit = settings.MAX_OPEN_BATCHES
+    if Batch.objects.filter(team_id=team_id, status__in=LIVE).count() >= limit:
+        message = f"{limit} batches of your team have not ended: there can be no more. Wait for one, or cancel one."
+        raise RateLimited(message, code="too_many_open_batches", retry_after_s=_RETRY_AFTER_S)
 
 
 def _send_start() -> None:

@@ -7,7 +7,7 @@ from django.http import Http404, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import ensure_csrf_cookie
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_POST, require_safe
 
 from apps.accounts.requests import UserRequest
 from apps.chat import turns
@@ -19,7 +19,7 @@ from apps.core.errors import InvalidRequest, NotFound
 NUM_LISTED = 200
 
 
-@require_GET
+@require_safe
 @login_required
 @never_cache
 @ensure_csrf_cookie

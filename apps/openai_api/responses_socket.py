@@ -1,7 +1,8 @@
 """WebSocket mode of /v1/responses: one connection, response after response, each told in the events of the stream.
 
 https://platform.openai.com/docs/guides/websocket-mode. A response that is not stored can be gone on from by the next
-one on the same connection. Knows no engine and no table.
+one on the same connection. After an hour a connection says so and ends, behind the response that runs. Knows no engine
+and no table.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from django.conf import settings
 from apps.accounts.auth import authenticate
 from apps.core.errors import (
     AuthenticationFailed,
+    InvalidRequest,
     PayloadTooLarge,
     RateLimited,
     ServiceError,
@@ -46,6 +48,7 @@ class _Connection:
         self._send = send
         self._messages: asyncio.Queue[bytes] = asyncio.Queue(MAX_WAITING)
         self._memory: Memory | None = None  # the last response, where it is not stored
+        self._began_s = asyncio.get_running_loop().time()
 
     async def run(self, receive: Receive) -> None:
         answering = asyncio.create_task(self._answer_all())
@@ -68,8 +71,7 @@ class _Connection:
 
     async def _answer_all(self) -> None:
         with suppress(OSError):  # the connection broke while something was said
-            while True:
-                message = await self._messages.get()
+            while (message := await self._wait()) is not None:
                 try:
                     await self._answer(message)
                 except ServiceError as error:
@@ -81,6 +83,17 @@ class _Connection:
                 except Exception:
                     logger.exception("a response on a socket failed")
                     await self._tell_error(make_internal_error())
+            limit = f"{settings.RESPONSES_SOCKET_S / 60:g} minutes"
+            reason = f"Responses websocket connection limit reached ({limit}). Open a new connection to continue."
+            await self._tell_error(InvalidRequest(reason, code="websocket_connection_limit_reached"))
+            await self._send({"type": "websocket.close", "code": 1000})
+
+    async def _wait(self) -> bytes | None:
+        """The next message; None when the connection has lasted as long as it may."""
+        left_s = self._began_s + settings.RESPONSES_SOCKET_S - asyncio.get_running_loop().time()
+        with suppress(TimeoutError):
+            return await asyncio.wait_for(self._messages.get(), left_s) if left_s > 0 else None
+        return None
 
     async def _answer(self, message: bytes) -> None:
         caller = await authenticate(self._scope["headers"])  # as it is now: keys are revoked, people leave

@@ -283,3 +283,19 @@ def test_a_worker_that_dies_is_asked_again_when_it_is_back(scripted: BatchApi, w
     assert choice["message"]["content"] == "ab"
     (row,) = wait_for_settled_rows(1)
     assert row.status == UsageStatus.OK
+
+
+def test_a_team_has_so_many_open_batches_at_once(scripted: BatchApi, worker: ScriptedWorker, settings: Any) -> None:
+    settings.MAX_OPEN_BATCHES = 1
+    hold(worker, "held")
+    first = scripted.create([make_line("held")])
+    body = {"input_file_id": first["input_file_id"], "endpoint": CHAT, "completion_window": "24h"}
+    refused = scripted.post("/v1/batches", body)
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "60")
+    error = refused.json()["error"]
+    assert (error["code"], error["type"]) == ("too_many_open_batches", "rate_limit_error")
+    assert error["message"].startswith("1 batches of your team have not ended")
+    other = BatchApi(scripted.url, make_key().secret)
+    other.wait_for(other.create([make_line("other")]), "completed", "failed")
+    scripted.wait_for(scripted.cancel(first), "cancelled")
+    scripted.wait_for(scripted.create([make_line("after")]), "completed")

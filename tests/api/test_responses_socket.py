@@ -186,3 +186,36 @@ def test_openai_sdk(chat_api: Api, worker: ScriptedWorker) -> None:
         while not events or events[-1].type != "response.completed":
             events.append(connection.recv())
     assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == "Hello"
+
+
+def read_end(socket: ClientConnection) -> None:
+    """The connection has lasted as long as it may."""
+    event = receive(socket)
+    assert (event["type"], event["status"], event["error"]["code"]) == (
+        "error",
+        400,
+        "websocket_connection_limit_reached",
+    )
+    with pytest.raises(ConnectionClosed) as closed:
+        socket.recv(TIMEOUT_S)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1000
+
+
+def test_connection_that_lasted_long_enough_says_so_and_ends(chat_api: Api, settings: Any) -> None:
+    settings.RESPONSES_SOCKET_S = 0.1
+    with open_socket(chat_api) as socket:
+        read_end(socket)
+
+
+def test_response_that_runs_is_brought_to_its_end_first(chat_api: Api, worker: ScriptedWorker, settings: Any) -> None:
+    worker.say("a", "b", hold_after=1)
+    with open_socket(chat_api) as socket:
+        send(socket)
+        send(socket, input="too late")
+        worker.wait_for(lambda worker: worker.num_running == 1)
+        settings.RESPONSES_SOCKET_S = 0.0
+        worker.release()
+        assert read_events(socket)[-1]["type"] == "response.completed"
+        read_end(socket)
+    assert len(worker.generates) == 1

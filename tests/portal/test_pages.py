@@ -59,6 +59,13 @@ def test_who_guesses_passwords_has_to_wait(client: Client, user: User, settings:
     assert client.post("/login", right, REMOTE_ADDR="192.0.2.7").status_code == 302
 
 
+def test_whether_anybody_is_there_can_be_asked_without_a_page(client: Client, page: Client) -> None:
+    """Claude Code does, of its base URL, before its first request."""
+    assert (client.head("/").status_code, client.head("/login").status_code) == (302, 200)
+    answer = page.head("/")
+    assert (answer.status_code, answer.content) == (200, b"")
+
+
 def test_logout_needs_a_post(page: Client) -> None:
     assert page.get("/logout").status_code == 405
     assert page.post("/logout").status_code == 302
