@@ -1,5 +1,6 @@
 """Log-probabilities of an echoed prompt, as harnesses that score texts ask for them: a real worker, a real model."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -7,15 +8,22 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.api.conftest import Api, wait_for_settled_rows
-from tests.api.demo_fixtures import demo_api, demo_worker
+from tests.api.demo_fixtures import demo_api
 from tests.api.sse import parse_events
-from tests.worker_process import DEMO_MODEL
+from tests.worker_process import DEMO_MODEL, WorkerProcess, run_worker
 
-__all__ = ["demo_api", "demo_worker"]  # fixtures
+__all__ = ["demo_api"]  # a fixture
 
 PATH = "/v1/completions"
 SCORED: dict[str, Any] = {"model": "demo", "temperature": 0, "echo": True, "logprobs": 2}
 TEXT = "Atrium is a portal for models."
+
+
+@pytest.fixture(scope="module")
+def demo_worker() -> Iterator[WorkerProcess]:
+    """In full precision, which is compared closely."""
+    with run_worker(dtype="float32") as worker:
+        yield worker
 
 
 def tokenize(api: Api, text: str) -> list[int]:
@@ -46,8 +54,8 @@ def test_equal_a_plain_forward_pass(demo_api: Api, max_tokens: int) -> None:
         assert (own[0], top[0]) == (None, None)
         for position, token_id in enumerate(token_ids[1:], start=1):
             row = expected[position - 1]
-            assert own[position] == pytest.approx(float(row[token_id]), abs=0.05)
-            assert max(top[position].values()) == pytest.approx(float(row.max()), abs=0.05)
+            assert own[position] == pytest.approx(float(row[token_id]), abs=1e-3)
+            assert max(top[position].values()) == pytest.approx(float(row.max()), abs=1e-3)
         assert logprobs["text_offset"][: len(token_ids)] == measure(logprobs["tokens"][: len(token_ids)])
         usage = answer["usage"]
         assert (usage["prompt_tokens"], usage["completion_tokens"]) == (len(token_ids), max_tokens)
