@@ -170,6 +170,7 @@ def main() -> None:
     options = parser.parse_args()
     servers = [
         make_ours("on"),
+        make_ours("on", "active"),
         make_ours("off"),
         make_transformers(options.peer_python),
         make_transformers(options.peer_python, *TUNED_BATCHING),

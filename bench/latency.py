@@ -109,7 +109,7 @@ async def bench_share(link: WorkerLink, rng: random.Random, seconds: float) -> l
 
 async def run(model: Path, seconds: float) -> None:
     rng = random.Random(0)
-    with run_worker(model, **WORKER_OPTIONS, compile="on", max_num_seqs=32) as worker:
+    with run_worker(model, **WORKER_OPTIONS, omp_wait_policy="brief", compile="on", max_num_seqs=32) as worker:
         async with open_link(worker) as link:
             await link.ask(make_prompt(rng, PROMPT_TOKENS), 8)
             print("| what | ratio | aim |\n|---|---|---|")

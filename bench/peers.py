@@ -23,7 +23,7 @@ from tests.worker_process import ROOT, run_worker
 
 START_TIMEOUT_S = 240
 # As the embedded server starts it, not as the tests do.
-WORKER_OPTIONS = {"num_threads": None, "kv_cache_bytes": None, "omp_wait_policy": "brief"}
+WORKER_OPTIONS = {"num_threads": None, "kv_cache_bytes": None}
 COMPILE_TIMEOUT_S = 900
 # Continuous batching of `transformers serve`, tuned for a small machine: its defaults take 10 GiB.
 TUNED_BATCHING = ["--continuous-batching", "--cb-block-size", "32", "--cb-num-blocks", "256"]
@@ -51,9 +51,9 @@ class Server:
     open: Callable[[Path], AbstractAsyncContextManager[Asking]]
 
 
-def make_ours(compile_mode: str) -> Server:
+def make_ours(compile_mode: str, wait_policy: str = "brief") -> Server:
     """Our worker with or without compiled steps; what was compiled in an earlier run is used again."""
-    options = {**WORKER_OPTIONS, "compile": compile_mode}
+    options = {**WORKER_OPTIONS, "compile": compile_mode, "omp_wait_policy": wait_policy}
 
     @asynccontextmanager
     async def open_worker(model: Path) -> AsyncIterator[Asking]:
@@ -68,7 +68,8 @@ def make_ours(compile_mode: str) -> Server:
 
                 yield Asking(ask, worker.process.pid, ready_s)
 
-    return Server(f"Atrium worker, --compile {compile_mode}", open_worker)
+    name = f"Atrium worker, --compile {compile_mode}"
+    return Server(name + (", threads that spin" if wait_policy == "active" else ""), open_worker)
 
 
 def make_transformers(python: str, *flags: str) -> Server:

@@ -67,7 +67,8 @@ class Scheduler:
         """The chunks of the next step; decodes come before longer chunks.
 
         Where somebody decodes, long prompts get at most `pace` tokens together, so that the others' next tokens do
-        not wait for them. Short ones are begun at once, together at most as many tokens as the longest of them.
+        not wait for them. Short ones are begun at once, together at most as many tokens as the longest of them;
+        where more wait for a free seat than decode, so many times as many.
         """
         self._make_room()
         chunks, num_preempted = self._schedule_decodes()
@@ -78,7 +79,7 @@ class Scheduler:
         budget = self._max_num_batched_tokens - sum(chunk.num_tokens for chunk in chunks)
         long_budget = budget
         if pace is not None and chunks:
-            budget, long_budget = min(budget, max(pace, self._long_prompt_tokens)), pace
+            budget, long_budget = min(budget, max(pace, self._find_short_budget(len(chunks)))), pace
         # Prompts, begun or waiting, in the order of fair share: a long one of somebody else does not go first for ever.
         begun = [request for request in self.running if _num_pending(request) > 1]
         begun.sort(key=self.waiting.rank, reverse=True)
@@ -149,6 +150,11 @@ class Scheduler:
                 self._preempt(self.running[-1])
                 num_preempted += 1
         return decodes, num_preempted
+
+    def _find_short_budget(self, num_decodes: int) -> int:
+        """Tokens of short prompts beside decodes: the first token of one is worth as much as the next of another."""
+        num_newcomers = min(len(self.waiting), self._max_num_seqs - len(self.running))
+        return self._long_prompt_tokens * max(num_newcomers, num_decodes) // num_decodes
 
     def _add_drafts(self, decodes: list[Chunk]) -> list[Chunk]:
         """The decodes with guesses behind them, as far as half of the budget and the blocks that nobody holds go."""
