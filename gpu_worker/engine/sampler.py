@@ -19,6 +19,7 @@ import torch
 from gpu_worker.engine.grammar import GrammarMasks
 from gpu_worker.engine.penalties import TokenPenalties
 from gpu_worker.engine.request import Request, TokenLogprobs
+from gpu_worker.kernels.native import find_maxima
 from gpu_worker.protocol import Sampling
 
 # Rows with filters look at this many best tokens first, and at all only if those are not enough.
@@ -60,18 +61,19 @@ class Sampler:
         """One token for each row; None for a row whose logits are not numbers. May overwrite the logits."""
         if logits_RV.device.type == "mps":
             logits_RV = logits_RV.cpu()  # running sums need float64, which Apple's devices lack
-        logits_RV = logits_RV.float()
         # The maximum is NaN if any logit is: one pass finds greedy tokens and broken rows.
-        best_R, argmax_R = logits_RV.max(dim=-1)
+        best_R, argmax_R = find_maxima(logits_RV)
         is_finite = torch.isfinite(best_R).tolist()
         token_ids: list[int] = argmax_R.tolist()
+        rows = [row for row, request in enumerate(requests) if is_finite[row] and not _is_plain_greedy(request)]
+        if rows or any(request.sampling.top_logprobs is not None for request in requests):
+            logits_RV = logits_RV.float()
         # Log-probabilities are of the model's own distribution: taken before anything is adjusted.
         logprobs = {
             row: torch.log_softmax(logits_RV[row], dim=-1)
             for row, request in enumerate(requests)
             if request.sampling.top_logprobs is not None and is_finite[row]
         }
-        rows = [row for row, request in enumerate(requests) if is_finite[row] and not _is_plain_greedy(request)]
         for row in rows:
             self._adjust(logits_RV[row], requests[row])
         grammars = [(row, grammar) for row in rows if (grammar := requests[row].grammar) is not None]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-_SOURCES = [Path(__file__).with_name(name) for name in ("paged_cpu.cpp", "forward_package.cpp")]
+_SOURCES = [Path(__file__).with_name(name) for name in ("paged_cpu.cpp", "row_maximum.cpp", "forward_package.cpp")]
 _HEADER = Path(__file__).with_name("decode_math.h")
 # Products may be fused and sums reordered within a loop that says so; nothing may assume that there is no NaN.
 _CAPABILITY = torch.backends.cpu.get_cpu_capability()  # which vectors torch's headers are to use
@@ -82,6 +82,16 @@ def load_library(path: Path) -> None:
         raise NativeError(f"The operators cannot be loaded: {error}") from error
     torch.library.register_fake("atrium::attend", _describe_attend)
     torch.library.register_fake("atrium::linear", _describe_linear)
+
+
+def find_maxima(logits_RV: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Maxima [R], NaN where any number is, and their first indices [R]; by our operator where it is loaded."""
+    is_native = logits_RV.device.type == "cpu" and logits_RV.dtype in NATIVE_DTYPES
+    if is_native and hasattr(torch.ops.atrium, "row_maximum"):
+        values_R, indices_R = torch.ops.atrium.row_maximum(logits_RV)
+        return values_R, indices_R
+    found = logits_RV.float().max(dim=-1)
+    return found.values, found.indices
 
 
 def _describe_attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *options: object) -> torch.Tensor:

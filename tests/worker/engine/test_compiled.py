@@ -14,7 +14,7 @@ from gpu_worker.adapters.files import AdapterReader
 from gpu_worker.engine.build import BuiltEngine, build_engine
 from gpu_worker.engine.packing import Product, pack_all
 from gpu_worker.engine.paged import PagedEngine
-from gpu_worker.kernels.native import build_library, get_library_path, load_library
+from gpu_worker.kernels.native import build_library, find_maxima, get_library_path, load_library
 from gpu_worker.protocol import AdapterRef, Sampling
 from tests.process_memory import count_heap_bytes, count_resident_bytes
 from tests.tiny_adapters import make_adapter
@@ -236,3 +236,21 @@ def test_what_cannot_be_compiled_is_refused_by_name(tmp_path: Path) -> None:
         build("qwen2", tmp_path, torch.float16, compile="on")
     with pytest.raises(ValueError, match="fallback"):
         build(next(iter(FALLBACK)), tmp_path, compile="on")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_maxima_are_those_of_torch_with_ties_and_broken_rows(dtype: torch.dtype, cache: Path) -> None:
+    load_library(build_library(cache))
+    generator = torch.Generator().manual_seed(0)
+    for vocab_size in (1, 31, 4096, 4097, 20_000):
+        logits_RV = torch.randn(5, vocab_size, generator=generator).to(dtype)
+        logits_RV[1] = logits_RV[1].round()  # hundreds of equal maxima, all over the row
+        logits_RV[2] = -float("inf")
+        logits_RV[3, vocab_size // 2] = float("nan")
+        logits_RV[4, -1] = float("inf")
+        values_R, indices_R = find_maxima(logits_RV)
+        expected = logits_RV.float().max(dim=-1)
+        assert torch.equal(values_R.isnan(), torch.tensor([False, False, False, True, False]))
+        rows = [0, 1, 2, 4]
+        assert torch.equal(values_R[rows], expected.values[rows])
+        assert torch.equal(indices_R[rows], expected.indices[rows])

@@ -280,6 +280,7 @@ def test_short_prompts_beside_decodes_get_more_where_more_wait_than_decode() -> 
     sizes = [chunk.num_tokens for chunk in scheduler.schedule(pace=20)]
     assert sum(sizes) - 3 == 256 * 5 // 3, "five may come in beside three"
 
+
 def test_pace_follows_what_steps_cost() -> None:
     pace = PrefillPace()
     assert pace.num_tokens is None
