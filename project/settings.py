@@ -182,6 +182,7 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": RECONCILE_INTERVAL_S,
         "options": {"expires": 2 * RECONCILE_INTERVAL_S},
     },
+    "upstreams": {"task": "registry.check_upstreams", "schedule": 30.0, "options": {"expires": 60.0}},
     "forget": {"task": "openai_api.sweep_responses", "schedule": 600.0, "options": {"expires": 600.0}},
     "sweep_files": {"task": "files.sweep", "schedule": 600.0, "options": {"expires": 600.0}},
     "batches": {"task": "batches.start_due", "schedule": 5.0, "options": {"queue": "batches", "expires": 10.0}},
@@ -237,6 +238,9 @@ FETCH_IMAGES = env_bool("ATRIUM_FETCH_IMAGES", True)
 FETCH_TIMEOUT_S = env_float("ATRIUM_FETCH_TIMEOUT_S", 10.0, minimum=0.1)
 FETCH_HOSTS = env_list("ATRIUM_FETCH_HOSTS")  # only these; empty: any with a public address
 FETCH_PRIVATE_HOSTS = env_list("ATRIUM_FETCH_PRIVATE_HOSTS")  # these although their addresses are private
+# Upstreams of models: hosts that may have private addresses, and how long one may say nothing in an answer.
+UPSTREAM_PRIVATE_HOSTS = env_list("ATRIUM_UPSTREAM_PRIVATE_HOSTS")
+UPSTREAM_TIMEOUT_S = env_float("ATRIUM_UPSTREAM_TIMEOUT_S", 300.0, minimum=1)
 MAX_AUDIO_BYTES = env_int("ATRIUM_MAX_AUDIO_BYTES", 25 * 1024 * 1024, minimum=1024)  # of an uploaded recording
 # Files of /v1/files: how large one may be, and all of a team together (0: no limit); how long a batch's are kept.
 MAX_FILE_BYTES = env_int("ATRIUM_MAX_FILE_BYTES", 200 * 1024 * 1024, minimum=1024)

@@ -8,7 +8,7 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -51,7 +51,7 @@ async def fetch(url: str, rules: FetchRules) -> bytes:
     except TimeoutError:
         raise FetchError("It could not be fetched in time.") from None
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        if (cause := _find_refusal(error)) is not None:
+        if (cause := find_refusal(error)) is not None:
             raise cause from None
         raise FetchError("It could not be fetched.") from error
 
@@ -69,10 +69,24 @@ def is_public(address: Address) -> bool:
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 
+def make_connector(rules: FetchRules, **options: Any) -> aiohttp.TCPConnector:
+    """Connects to checked addresses only. `check_host` must have been asked before: a host may be an address itself."""
+    return aiohttp.TCPConnector(resolver=_CheckedResolver(rules), use_dns_cache=False, **options)
+
+
+def find_refusal(error: BaseException | None) -> FetchError | None:
+    """The refusal of an address behind an error of aiohttp's, if that is what it was."""
+    while error is not None:
+        if isinstance(error, FetchError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
 async def _follow(url: str, rules: FetchRules) -> bytes:
     target = _parse(url)
     for _ in range(MAX_REDIRECTS + 1):
-        _check_host(target, rules)
+        check_host(target, rules)
         result = await _get(target, rules)
         if isinstance(result, bytes):
             return result
@@ -91,7 +105,8 @@ def _parse(url: str) -> URL:
     return URL(url)
 
 
-def _check_host(url: URL, rules: FetchRules) -> None:
+def check_host(url: URL, rules: FetchRules) -> None:
+    """Raises FetchError for a host that is not allowed; what a name's addresses are, `make_connector` sees."""
     host = (url.host or "").rstrip(".").lower()
     if rules.hosts and not _matches(host, rules.hosts):
         raise FetchError("Files of that host are not fetched here.")
@@ -102,9 +117,10 @@ def _check_host(url: URL, rules: FetchRules) -> None:
 
 async def _get(url: URL, rules: FetchRules) -> bytes | URL:
     """The file, or where it is said to be instead."""
-    connector = aiohttp.TCPConnector(resolver=_CheckedResolver(rules), use_dns_cache=False, force_close=True)
     async with (
-        aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False) as session,
+        aiohttp.ClientSession(
+            connector=make_connector(rules, force_close=True), cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
+        ) as session,
         session.get(url, headers=_HEADERS, allow_redirects=False, auto_decompress=False) as response,
     ):
         if response.status in _REDIRECTS and (location := response.headers.get("Location")):
@@ -179,11 +195,3 @@ def _read_address(host: str) -> Address | None:
 
 def _matches(host: str, allowed: frozenset[str]) -> bool:
     return host in allowed or any(host.endswith(entry) for entry in allowed if entry.startswith("."))
-
-
-def _find_refusal(error: BaseException | None) -> FetchError | None:
-    while error is not None:
-        if isinstance(error, FetchError):
-            return error
-        error = error.__cause__ or error.__context__
-    return None

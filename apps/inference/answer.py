@@ -167,7 +167,12 @@ class Answer:
         if self._sampling is None:  # once: whatever the next replica's defaults are, the answer goes on as it began
             self._sampling = resolve_sampling(request, self._model, info)
         resume = [ResumeChoice(index, ids) for index, ids in enumerate(self._token_ids) if ids] or None
-        return make_generate(attempt_id, request, self._model, self._sampling, resume)
+        message = make_generate(attempt_id, request, self._model, self._sampling, resume)
+        if info.engine != "http":
+            return message
+        return msgspec.structs.replace(
+            message, set_fields=tuple({**self._model.generation_defaults, **request.sampling})
+        )
 
     def _resume_transcript(self) -> TranscriptResume | None:
         last = self._transcript

@@ -90,6 +90,8 @@ def list_models() -> list[ModelLine]:
 
 
 def _describe(model: HostedModel, replicas: list[Replica]) -> ModelLine:
+    if model.is_upstream:
+        return _describe_upstream(model)
     replicas.sort(key=lambda replica: _STATES_BEST_FIRST.index(ReplicaState(replica.state)))
     best = replicas[0] if replicas else None
     detail = ""
@@ -105,6 +107,19 @@ def _describe(model: HostedModel, replicas: list[Replica]) -> ModelLine:
         detail=detail,
         num_ready=sum(replica.state == ReplicaState.READY for replica in replicas),
         max_replicas=model.max_replicas,
+    )
+
+
+def _describe_upstream(model: HostedModel) -> ModelLine:
+    is_fine = not model.upstream_error
+    return ModelLine(
+        name=model.name,
+        url=reverse("admin:registry_hostedmodel_change", args=[model.pk]),
+        state=_("Upstream"),
+        variant="success" if is_fine else "danger",
+        detail=model.upstream_error,
+        num_ready=int(is_fine),
+        max_replicas=1,
     )
 
 

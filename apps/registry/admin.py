@@ -14,8 +14,9 @@ from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 
 from apps.core.errors import ServiceError
-from apps.registry import directory, services
+from apps.registry import directory, services, upstreams
 from apps.registry.code_admin import ModelCodeInline, ReadOnlyAdmin
+from apps.registry.model_form import HostedModelForm
 from apps.registry.models import Adapter, HostedModel, Node, Replica, ReplicaState
 from apps.registry.states import LIVE_STATES
 
@@ -39,6 +40,8 @@ def _describe_draining(num_replicas: int) -> str:
 class HostedModelAdmin(ModelAdmin):
     """What clients may name, and how its replicas are started."""
 
+    form = HostedModelForm
+    readonly_fields = ["upstream_state"]
     list_display = ["name", "source", "enabled", "readiness", "team_names", "min_replicas", "max_replicas"]
     list_filter = ["enabled", "engine", "teams"]
     search_fields = ["name", "source"]
@@ -56,6 +59,13 @@ class HostedModelAdmin(ModelAdmin):
                     ("dtype", "device"),
                     ("quantization", "attn_implementation"),
                 ],
+            },
+        ),
+        (
+            _("Upstream"),
+            {
+                "description": _("For the engine “upstream” alone: requests are passed on to this server."),
+                "fields": [("upstream_url", "upstream_dialect"), "new_secret", "upstream_state"],
             },
         ),
         (
@@ -105,6 +115,9 @@ class HostedModelAdmin(ModelAdmin):
         """Asks for one replica of each that has none."""
         num_loading = 0
         for model in queryset:
+            if model.is_upstream:
+                self._tell_upstream(request, model)
+                continue
             try:
                 services.request_replica(model_id=model.pk)
             except ServiceError as error:
@@ -116,6 +129,13 @@ class HostedModelAdmin(ModelAdmin):
         if num_loading:
             text = ngettext("%(count)d model is loading.", "%(count)d models are loading.", num_loading)
             self.message_user(request, text % {"count": num_loading}, messages.SUCCESS)
+
+    def _tell_upstream(self, request: HttpRequest, model: HostedModel) -> None:
+        if error := upstreams.check(model):
+            self.message_user(request, f"{model.name}: {error}", messages.ERROR)
+        else:
+            text = _("The upstream of %(model)s answers.") % {"model": model.name}
+            self.message_user(request, text, messages.SUCCESS)
 
     @action(description=_("Unload, after the answers in progress"), permissions=["change"])
     def unload(self, request: HttpRequest, queryset: QuerySet[HostedModel]) -> None:
@@ -129,7 +149,15 @@ class HostedModelAdmin(ModelAdmin):
 
     @display(description=_("ready replicas"), ordering="num_ready", label={True: "success", False: ""})
     def readiness(self, model: Any) -> tuple[bool, str]:
+        if model.is_upstream:
+            return not model.upstream_error, str(_("upstream"))
         return model.num_ready > 0, f"{model.num_ready} / {model.max_replicas}"
+
+    @display(description=_("state"))
+    def upstream_state(self, model: HostedModel) -> str:
+        if not model.is_upstream or model.upstream_checked_at is None:
+            return "-"
+        return model.upstream_error or str(_("It answers."))
 
     @display(description=_("teams"))
     def team_names(self, model: HostedModel) -> Any:

@@ -9,6 +9,7 @@ import logging
 import time
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
+from uuid import NAMESPACE_URL, uuid5
 
 from django.conf import settings
 from django.db import DatabaseError
@@ -17,6 +18,7 @@ from django.db.models import OuterRef, Prefetch, Subquery
 from apps.accounts.caller import Caller
 from apps.core.db import run_db
 from apps.core.errors import InvalidRequest, ModelNotFound
+from apps.core.secrets import SecretLost, decrypt
 from apps.registry import services
 from apps.registry.access import may_use
 from apps.registry.models import Adapter, HostedModel, Replica, ReplicaState
@@ -67,6 +69,9 @@ class ReplicaAddress:
     progress: float
     stage: str
     error: str
+    dialect: str = ""  # of a server of OpenAI's API; empty: a worker of our own
+    served_name: str = ""  # what the model is called there
+    is_upstream: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +190,8 @@ def _take_snapshot(generation: int) -> _Snapshot:
         replicas.setdefault(replica.model_id, []).append(_describe_replica(replica))
     specs = {model.name: _describe_model(model, model.loaded_info or {}) for model in models}
     for model in models:
+        if model.is_upstream:
+            replicas[model.pk] = [describe_upstream(model)]
         for adapter in model.adapters.all():
             specs.setdefault(adapter.name, _describe_adapter(adapter, specs[model.name]))
     return _Snapshot(taken_s, generation, specs, replicas)
@@ -233,6 +240,28 @@ def _find_modalities(info: dict[str, Any]) -> tuple[str, ...] | None:
         return ("audio",)
     senses = {"image": info.get("supports_images"), "audio": info.get("supports_audio")}
     return ("text", *(name for name, is_there in senses.items() if is_there))
+
+
+def describe_upstream(model: HostedModel) -> ReplicaAddress:
+    """An upstream stands where a model's replicas do, and is always there."""
+    error = ""
+    try:
+        secret = decrypt(model.upstream_secret)
+    except SecretLost:
+        secret, error = "", "The upstream's secret must be entered again: SECRET_KEY has changed."
+    return ReplicaAddress(
+        id=str(uuid5(NAMESPACE_URL, f"atrium:upstream:{model.pk}")),
+        model_id=model.pk,
+        url=model.upstream_url.rstrip("/"),
+        token=secret,
+        state=ReplicaState.FAILED if error else ReplicaState.READY,
+        progress=1.0,
+        stage="",
+        error=error,
+        dialect=model.upstream_dialect,
+        served_name=model.source,
+        is_upstream=True,
+    )
 
 
 def _describe_replica(replica: Replica) -> ReplicaAddress:

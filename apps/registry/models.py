@@ -10,7 +10,7 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from apps.registry.validators import validate_adapter_source, validate_model_name
+from apps.registry.validators import validate_adapter_source, validate_model_name, validate_upstream_url
 from gpu_worker.protocol import Quantization, ReasoningFormat, ToolCallFormat
 
 QUANTIZATIONS = get_args(Quantization)
@@ -22,6 +22,17 @@ class Engine(models.TextChoices):
     """What runs a model's replicas."""
 
     OWN = "own", _("Atrium engine")
+    UPSTREAM = "upstream", _("Upstream: a server elsewhere")
+
+
+class UpstreamDialect(models.TextChoices):
+    """Which of the servers that speak OpenAI's API it is: each knows other extensions."""
+
+    OPENAI = "openai", _("OpenAI, and others without extensions")
+    ATRIUM = "atrium", "Atrium"
+    VLLM = "vllm", "vLLM"
+    SGLANG = "sglang", "SGLang"
+    TGI = "tgi", "TGI"
 
 
 class Reasoning(models.TextChoices):
@@ -55,7 +66,7 @@ class HostedModel(models.Model):
         max_length=500,
         help_text=_(
             "A hub id such as Qwen/Qwen3-4B, or a folder on the worker's machine; with :FILE.gguf behind it, that file "
-            "of either."
+            "of either. With an upstream: what the model is called there."
         ),
     )
     revision = models.CharField(_("revision"), max_length=100, blank=True)
@@ -122,6 +133,20 @@ class HostedModel(models.Model):
         help_text=_("Empty: chosen by the model's chat template."),
     )
 
+    upstream_url = models.CharField(
+        _("upstream URL"),
+        max_length=500,
+        blank=True,
+        validators=[validate_upstream_url],
+        help_text=_("Up to and with /v1, such as https://api.openai.com/v1."),
+    )
+    upstream_dialect = models.CharField(
+        _("kind of server"), max_length=10, choices=UpstreamDialect.choices, default=UpstreamDialect.OPENAI
+    )
+    upstream_secret = models.TextField(blank=True, editable=False)  # as `core.secrets` encrypts it
+    upstream_checked_at = models.DateTimeField(_("upstream checked"), null=True, blank=True, editable=False)
+    upstream_error = models.CharField(_("upstream's state"), max_length=300, blank=True, editable=False)
+
     min_replicas = models.PositiveSmallIntegerField(
         _("min replicas"), default=0, help_text=_("0: load on the first request.")
     )
@@ -139,10 +164,17 @@ class HostedModel(models.Model):
     def __str__(self) -> str:
         return self.name
 
+    @property
+    def is_upstream(self) -> bool:
+        """Whether it runs elsewhere: then it has no replicas."""
+        return self.engine == Engine.UPSTREAM
+
     def clean(self) -> None:
-        """Raises ValidationError for the name of an adapter."""
+        """Raises ValidationError for the name of an adapter, and for an upstream without an address."""
         if Adapter.objects.filter(name=self.name).exists():
             raise ValidationError({"name": _("An adapter has this name.")})
+        if (self.engine == Engine.UPSTREAM) != bool(self.upstream_url):
+            raise ValidationError({"upstream_url": _("An upstream needs it; the other engines have none.")})
 
 
 class Adapter(models.Model):

@@ -45,6 +45,8 @@ def mark_node_seen(*, name: str) -> None:
 
 def get_min_replicas(model: HostedModel) -> int:
     """How many are kept up although nobody asks."""
+    if model.is_upstream:
+        return 0
     return max(model.min_replicas, 1 if model.name in settings.PRELOAD_MODELS else 0)
 
 
@@ -58,6 +60,8 @@ def request_replica(*, model_id: int) -> None:
         model = HostedModel.objects.select_for_update().filter(pk=model_id, enabled=True).first()
         if model is None:
             raise ModelNotFound("The model does not exist.", param="model")
+        if model.is_upstream:
+            return  # it runs elsewhere
         just_failed = Q(state=ReplicaState.FAILED, state_changed_at__gt=_ago(FAILED_REST_S))
         if not model.replicas.filter(Q(state__in=LIVE_STATES) | just_failed).exists():
             _add_replica(model)
@@ -184,7 +188,7 @@ def forget_process(*, replica: Replica) -> None:
 def _ensure_model(model: HostedModel) -> None:
     live = list(model.replicas.filter(state__in=LIVE_STATES).order_by("created_at"))
     wanted = get_min_replicas(model) if model.enabled else 0
-    allowed = max(model.max_replicas, wanted) if model.enabled else 0
+    allowed = max(model.max_replicas, wanted) if model.enabled and not model.is_upstream else 0
     for replica in live[allowed:]:
         begin_drain(replica=replica)
     num_failed = model.replicas.filter(state=ReplicaState.FAILED, state_changed_at__gt=_ago(FAILED_RETRY_S)).count()

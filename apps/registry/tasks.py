@@ -3,7 +3,7 @@
 from celery import current_app, shared_task
 from django.conf import settings
 
-from apps.registry import reconcile, services
+from apps.registry import reconcile, services, upstreams
 from apps.registry.models import Node, Replica
 
 
@@ -29,3 +29,9 @@ def launch_replica(replica_id: str) -> None:
     replica = Replica.objects.select_related("model").filter(pk=replica_id).first()
     if replica is not None:
         reconcile.launch_replica(replica)
+
+
+@shared_task(name="registry.check_upstreams")
+def check_upstreams() -> None:
+    """Ask every upstream how it is."""
+    upstreams.check_all()

@@ -150,7 +150,7 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a loaded model can do, said once by the worker that holds it."""
 
     architecture: str
-    engine: Literal["paged", "fallback", "pooling", "transcription"]
+    engine: Literal["paged", "fallback", "pooling", "transcription", "http"]  # http: not a worker of ours
     dtype: str
     device: str
     max_model_len: int  # tokens, prompt and answer together

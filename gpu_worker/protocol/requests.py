@@ -95,6 +95,7 @@ class Generate(msgspec.Struct, frozen=True, omit_defaults=True, tag="generate"):
     suffix: str = ""  # completion: the text after the answer, for models that were taught to fill gaps
     neutral_effort: str = "medium"  # the `reasoning_effort` that asks nothing of a model without levels
     thinking_budget: int | None = None  # tokens that reasoning may take before its end is all that may follow
+    set_fields: tuple[str, ...] = ()  # of `sampling`: those that somebody named. For engines with defaults of their own
 
 
 class Embed(msgspec.Struct, frozen=True, omit_defaults=True, tag="embed"):

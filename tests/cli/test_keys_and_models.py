@@ -5,6 +5,7 @@ from django.core.management import CommandError, call_command
 
 from apps.accounts.keys import hash_key
 from apps.accounts.models import APIKey
+from apps.core.secrets import decrypt
 from apps.registry import approvals, services
 from apps.registry.bootstrap import bootstrap
 from apps.registry.models import Adapter, HostedModel, ModelCode, Replica, ReplicaState
@@ -71,6 +72,22 @@ def test_an_adapter_is_added_listed_and_removed(db, run):
         run("models", "add", "x", "--adapter-of", "nothing")
     run("models", "remove", "tuned")
     assert (Adapter.objects.count(), HostedModel.objects.count()) == (0, 1)
+
+
+def test_an_upstream_is_added_and_shown(db, run, monkeypatch):
+    monkeypatch.setenv("THEIR_KEY", "sk-there")
+    address = ["--upstream", "http://127.0.0.1:9/v1", "--upstream-kind", "vllm"]
+    run("models", "add", "far", "--source", "there", *address, "--secret-env", "THEIR_KEY")
+    model = HostedModel.objects.get()
+    assert (model.engine, model.upstream_dialect, model.source) == ("upstream", "vllm", "there")
+    assert decrypt(model.upstream_secret) == "sk-there"
+    assert "far\tupstream\thttp://127.0.0.1:9/v1\tnot checked" in run("models", "status")
+    with pytest.raises(CommandError, match="not a public one"):
+        run("models", "load", "far")
+    assert "not a public one" in run("models", "status", "far")
+    for flags in (["--secret-env", "THEIR_KEY"], ["--upstream", "there"], [*address, "--secret-env", "NOTHING"]):
+        with pytest.raises(CommandError):
+            run("models", "add", "other", *flags)
 
 
 @pytest.mark.parametrize("name", ["../etc/passwd", "a@b", "/abs", "has space"])

@@ -19,9 +19,10 @@ from apps.accounts.keys import hash_key
 from apps.accounts.models import APIKey, Membership, Team, User
 from apps.batches.models import Batch, BatchStatus
 from apps.core.ids import new_batch_id
+from apps.core.secrets import decrypt
 from apps.files.models import StoredFile
 from apps.files.services import get_storage, store_content
-from apps.registry.models import Adapter, HostedModel, ModelCode, Node, Replica, ReplicaState
+from apps.registry.models import Adapter, Engine, HostedModel, ModelCode, Node, Replica, ReplicaState
 from apps.usage.models import UsageRecord, UsageStatus
 from tests.factories import make_key, make_model, make_replica, make_team, make_user
 from tests.stored_files import clear_storage
@@ -390,3 +391,41 @@ def test_file_is_deleted_with_its_content_unless_it_is_in_use(page: Client, boss
     )
     assert list(StoredFile.objects.all()) == [files[2]]
     assert [get_storage().exists(file.storage_name) for file in files] == [False, False, True]
+
+
+def test_the_secret_of_an_upstream_goes_in_and_never_comes_out(page: Client) -> None:
+    model = make_model("far", engine=Engine.UPSTREAM, upstream_url="http://127.0.0.1:9/v1")
+    address = reverse("admin:registry_hostedmodel_change", args=[model.pk])
+    fields = {**_read_form(page, address), "new_secret": "sk-there"}
+    response = page.post(address, fields)
+    assert response.status_code == 302, response.context["errors"]
+    model.refresh_from_db()
+    assert decrypt(model.upstream_secret) == "sk-there"
+    text = page.get(address).content.decode()
+    assert "sk-there" not in text
+    assert model.upstream_secret not in text
+    assert page.post(address, {**fields, "new_secret": ""}).status_code == 302
+    model.refresh_from_db()
+    assert decrypt(model.upstream_secret) == "sk-there"
+    assert page.post(address, {**fields, "new_secret": "", "upstream_url": "http://other/v1"}).status_code == 302
+    model.refresh_from_db()
+    assert model.upstream_secret == ""
+
+
+def test_an_upstream_is_asked_in_place_of_being_loaded(page: Client) -> None:
+    model = make_model("far", engine=Engine.UPSTREAM, upstream_url="http://127.0.0.1:9/v1")
+    changelist = reverse("admin:registry_hostedmodel_changelist")
+    said = page.post(changelist, {"action": "load", "_selected_action": [model.pk]}, follow=True).content.decode()
+    assert "not a public one" in said
+    assert "not a public one" in page.get(reverse("admin:index")).content.decode()
+
+
+def _read_form(page: Client, address: str) -> dict[str, str]:
+    """What a browser would send back of the form as it is shown."""
+    response = page.get(address)
+    fields = {
+        name: "" if value is None else value for name, value in response.context["adminform"].form.initial.items()
+    }
+    fields |= {"codes-TOTAL_FORMS": 0, "codes-INITIAL_FORMS": 0}
+    fields["generation_defaults"] = fields["chat_template_kwargs"] = "{}"
+    return {name: value for name, value in fields.items() if value not in ("", None) and value is not False}

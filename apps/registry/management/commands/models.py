@@ -1,16 +1,26 @@
 """`manage.py models list | add | remove | load | unload | status | approve-code`: the registry from the terminal."""
 
+import os
 from argparse import ArgumentParser
 from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
+from django.db.models import F
 
 from apps.core.errors import ServiceError
-from apps.registry import services
+from apps.registry import services, upstreams
 from apps.registry.management.code import approve_code
-from apps.registry.models import QUANTIZATIONS, Adapter, HostedModel, Replica, ReplicaState
+from apps.registry.models import (
+    QUANTIZATIONS,
+    Adapter,
+    Engine,
+    HostedModel,
+    Replica,
+    ReplicaState,
+    UpstreamDialect,
+)
 from apps.registry.serve_options import DTYPES
 
 
@@ -34,6 +44,16 @@ class Command(BaseCommand):
         add.add_argument("--min-replicas", type=int, default=0)
         add.add_argument("--max-replicas", type=int, default=1)
         add.add_argument("--adapter-of", metavar="MODEL", help="it is a LoRA adapter for this model")
+        add.add_argument(
+            "--upstream",
+            default="",
+            metavar="URL",
+            help="it runs at this server of OpenAI's API; source: its name there",
+        )
+        add.add_argument("--upstream-kind", choices=UpstreamDialect.values, default=UpstreamDialect.OPENAI)
+        add.add_argument(
+            "--secret-env", metavar="VARIABLE", help="the environment variable that holds the upstream's key"
+        )
         for action in ("remove", "load", "unload", "approve-code"):
             actions.add_parser(action).add_argument("name")
 
@@ -69,6 +89,7 @@ class Command(BaseCommand):
         fields = ("name", "revision", "dtype", "device", "quantization", "max_model_len")
         model = HostedModel(**{name: options[name] for name in (*fields, "min_replicas", "max_replicas")})
         model.source = options["source"] or model.name
+        _set_upstream(model, options)
         _check(model)
         with transaction.atomic():  # a model whose code cannot be read is not added
             model.save()
@@ -85,6 +106,11 @@ class Command(BaseCommand):
         self.stdout.write(f"Added: {adapter.name}")
 
     def _load(self, model: HostedModel) -> None:
+        if model.is_upstream:
+            if error := upstreams.check(model):
+                raise CommandError(f"{model.name}: {error}")
+            self.stdout.write(f"Answers: {model.name}")
+            return
         try:
             services.request_replica(model_id=model.pk)
         except ServiceError as error:
@@ -92,6 +118,9 @@ class Command(BaseCommand):
         self.stdout.write(f"Asked for: {model.name}")
 
     def _show_status(self, name: str | None) -> None:
+        for model in HostedModel.objects.filter(engine=Engine.UPSTREAM, name=name or F("name")):
+            state = "not checked" if model.upstream_checked_at is None else model.upstream_error or "answers"
+            self.stdout.write(f"{model}\tupstream\t{model.upstream_url}\t{state}")
         replicas = Replica.objects.exclude(state=ReplicaState.STOPPED).select_related("model", "node")
         for replica in replicas.filter(model=_get_model(name)) if name else replicas:
             detail = replica.last_error if replica.state == ReplicaState.FAILED else replica.stage
@@ -99,6 +128,23 @@ class Command(BaseCommand):
                 f"{replica.model}\t{replica.state}\t{replica.progress:.0%}\t{replica.node}\t"
                 f"pid {replica.pid or '-'}\trestarts {replica.num_restarts}\t{detail}"
             )
+
+
+def _set_upstream(model: HostedModel, options: dict[str, Any]) -> None:
+    variable = options["secret_env"]
+    if not options["upstream"]:
+        if variable:
+            raise CommandError("--secret-env needs --upstream.")
+        return
+    model.engine, model.upstream_url, model.upstream_dialect = (
+        Engine.UPSTREAM,
+        options["upstream"],
+        options["upstream_kind"],
+    )
+    if variable:
+        if not os.environ.get(variable):
+            raise CommandError(f"The environment variable {variable} is not set.")
+        upstreams.set_secret(model, os.environ[variable])
 
 
 def _check(row: HostedModel | Adapter) -> None:
