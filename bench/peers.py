@@ -105,11 +105,11 @@ def _open_http(
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
         started_s = time.perf_counter()
-        with _start(make_command(model, port), environment) as process:
+        with start(make_command(model, port), environment) as process:
             async with aiohttp.ClientSession(
                 f"http://127.0.0.1:{port}", timeout=aiohttp.ClientTimeout(total=None)
             ) as http:
-                await _wait_until_healthy(http, process)
+                await wait_until_healthy(http, process)
                 ready_s = time.perf_counter() - started_s
 
                 async def ask(prompt: str, num_tokens: int) -> int:
@@ -122,7 +122,7 @@ def _open_http(
 
 
 @contextmanager
-def _start(command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+def start(command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             command, cwd=ROOT, stdout=log, stderr=log, env={**os.environ, **environment}, start_new_session=True
@@ -134,7 +134,7 @@ def _start(command: list[str], environment: dict[str, str]) -> Iterator[subproce
             process.wait()
 
 
-async def _wait_until_healthy(http: aiohttp.ClientSession, process: subprocess.Popen[bytes]) -> None:
+async def wait_until_healthy(http: aiohttp.ClientSession, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         if process.poll() is not None:

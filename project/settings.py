@@ -142,6 +142,12 @@ FILE_UPLOAD_TEMP_DIR.mkdir(exist_ok=True)
 NODE_NAME = env_str("ATRIUM_NODE_NAME", "local")
 NODE_ADDRESS = env_str("ATRIUM_NODE_ADDRESS", "127.0.0.1")  # where web processes reach this host's replicas
 NODE_BIND_HOST = env_str("ATRIUM_NODE_BIND_HOST", NODE_ADDRESS)  # what the replicas' sockets are bound to
+# Where this host has other engines: vLLM's and TGI's programs, and the Python of SGLang's environment.
+ENGINE_EXECUTABLES = {
+    "vllm": env_str("ATRIUM_VLLM", "vllm"),
+    "sglang": env_str("ATRIUM_SGLANG", "python-sglang"),
+    "tgi": env_str("ATRIUM_TGI", "text-generation-launcher"),
+}
 WORKER_COMMAND = [sys.executable, "-m", "gpu_worker"]
 # passive: idle threads sleep, for cores that web and workers share; active: they spin, for cores of their own.
 WORKER_OMP_WAIT_POLICY = env_choice("ATRIUM_WORKER_OMP_WAIT_POLICY", "brief", ("brief", "passive", "active"))

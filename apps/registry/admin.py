@@ -58,6 +58,8 @@ class HostedModelAdmin(ModelAdmin):
                     "engine",
                     ("dtype", "device"),
                     ("quantization", "attn_implementation"),
+                    ("model_impl", "tensor_parallel_size"),
+                    ("pipeline_parallel_size", "data_parallel_size"),
                 ],
             },
         ),

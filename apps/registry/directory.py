@@ -186,8 +186,9 @@ def _take_snapshot(generation: int) -> _Snapshot:
         .prefetch_related("teams", Prefetch("adapters", Adapter.objects.filter(enabled=True)))
     )
     replicas: dict[int, list[ReplicaAddress]] = {}
+    by_id = {model.pk: model for model in models}
     for replica in Replica.objects.exclude(state=ReplicaState.STOPPED).defer("log_tail", "info"):
-        replicas.setdefault(replica.model_id, []).append(_describe_replica(replica))
+        replicas.setdefault(replica.model_id, []).append(_describe_replica(replica, by_id.get(replica.model_id)))
     specs = {model.name: _describe_model(model, model.loaded_info or {}) for model in models}
     for model in models:
         if model.is_upstream:
@@ -264,15 +265,18 @@ def describe_upstream(model: HostedModel) -> ReplicaAddress:
     )
 
 
-def _describe_replica(replica: Replica) -> ReplicaAddress:
+def _describe_replica(replica: Replica, model: HostedModel | None) -> ReplicaAddress:
+    is_http = model is not None and model.is_launched_engine
     host = f"[{replica.host}]" if ":" in replica.host else replica.host
     return ReplicaAddress(
         id=str(replica.pk),
         model_id=replica.model_id,
-        url=f"ws://{host}:{replica.port}" if replica.port else "",
+        url=(f"http://{host}:{replica.port}/v1" if is_http else f"ws://{host}:{replica.port}") if replica.port else "",
         token=replica.token,
         state=replica.state,
         progress=replica.progress,
         stage=replica.stage,
         error=replica.last_error,
+        dialect=model.engine if model is not None and is_http else "",
+        served_name=model.name if model is not None and is_http else "",
     )

@@ -51,19 +51,28 @@ def launch(replica_id: str, config: WorkerConfig) -> WorkerProcess:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     config_file = folder / "config.json"
     write_worker_config(config, config_file)
+    command = [*settings.WORKER_COMMAND, "--config", str(config_file)]
+    return start(replica_id, command, fd=config.fd)
+
+
+def start(
+    replica_id: str, command: list[str], *, environment: dict[str, str] | None = None, fd: int | None = None
+) -> WorkerProcess:
+    """Start any program as this replica, in its folder, which exists. Raises OSError."""
+    folder = get_folder(replica_id)
     log_file = folder / "worker.log"
     with contextlib.suppress(FileNotFoundError):
         log_file.replace(folder / "worker.log.1")
     with log_file.open("wb") as log:
         child = subprocess.Popen(
-            [*settings.WORKER_COMMAND, "--config", str(config_file)],
+            command,
             cwd=settings.BASE_DIR,
-            env=_make_environment(),
+            env=_make_environment() | (environment or {}),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            pass_fds=() if config.fd is None else (config.fd,),
+            pass_fds=() if fd is None else (fd,),
         )
     _children[child.pid] = child
     process = WorkerProcess(child.pid, psutil.Process(child.pid).create_time())
@@ -126,13 +135,13 @@ def wait_until_gone(process: WorkerProcess, timeout_s: float) -> bool:
     return True
 
 
-def read_log_tail(replica_id: str) -> str:
+def read_log_tail(replica_id: str, num_lines: int = LOG_TAIL_LINES) -> str:
     """The last lines it wrote, empty when there is no log."""
     try:
         with (get_folder(replica_id) / "worker.log").open("rb") as log:
             log.seek(0, os.SEEK_END)
             log.seek(max(0, log.tell() - MAX_LOG_READ_BYTES))
-            lines = deque(log.read().decode(errors="replace").splitlines(), maxlen=LOG_TAIL_LINES)
+            lines = deque(log.read().decode(errors="replace").splitlines(), maxlen=num_lines)
     except FileNotFoundError:
         return ""
     return "\n".join(lines)

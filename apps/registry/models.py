@@ -10,6 +10,7 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from apps.registry.engine_commands import EngineSettingError, EngineSettings, check_settings
 from apps.registry.validators import validate_adapter_source, validate_model_name, validate_upstream_url
 from gpu_worker.protocol import Quantization, ReasoningFormat, ToolCallFormat
 
@@ -23,6 +24,17 @@ class Engine(models.TextChoices):
 
     OWN = "own", _("Atrium engine")
     UPSTREAM = "upstream", _("Upstream: a server elsewhere")
+    VLLM = "vllm", "vLLM"
+    SGLANG = "sglang", "SGLang"
+    TGI = "tgi", "TGI"
+
+
+class ModelImpl(models.TextChoices):
+    """Whose code of the model another engine runs."""
+
+    AUTO = "auto", _("As the engine chooses")
+    TRANSFORMERS = "transformers", "transformers"
+    NATIVE = "native", _("The engine's own")
 
 
 class UpstreamDialect(models.TextChoices):
@@ -133,6 +145,26 @@ class HostedModel(models.Model):
         help_text=_("Empty: chosen by the model's chat template."),
     )
 
+    model_impl = models.CharField(
+        _("implementation"),
+        max_length=20,
+        choices=ModelImpl.choices,
+        default=ModelImpl.AUTO,
+        help_text=_("For vLLM and SGLang: their own code of the model, or transformers'."),
+    )
+    tensor_parallel_size = models.PositiveSmallIntegerField(
+        _("tensor parallel size"),
+        default=1,
+        validators=[MinValueValidator(1)],
+        help_text=_("For vLLM, SGLang and TGI: over how many GPUs one replica runs."),
+    )
+    pipeline_parallel_size = models.PositiveSmallIntegerField(
+        _("pipeline parallel size"), default=1, validators=[MinValueValidator(1)]
+    )
+    data_parallel_size = models.PositiveSmallIntegerField(
+        _("data parallel size"), default=1, validators=[MinValueValidator(1)]
+    )
+
     upstream_url = models.CharField(
         _("upstream URL"),
         max_length=500,
@@ -165,16 +197,35 @@ class HostedModel(models.Model):
         return self.name
 
     @property
+    def is_launched_engine(self) -> bool:
+        """Whether its replicas are another engine's processes than our own."""
+        return self.engine in (Engine.VLLM, Engine.SGLANG, Engine.TGI)
+
+    @property
     def is_upstream(self) -> bool:
         """Whether it runs elsewhere: then it has no replicas."""
         return self.engine == Engine.UPSTREAM
 
     def clean(self) -> None:
-        """Raises ValidationError for the name of an adapter, and for an upstream without an address."""
+        """Raises ValidationError for the name of an adapter, and for settings that the engine cannot follow."""
         if Adapter.objects.filter(name=self.name).exists():
             raise ValidationError({"name": _("An adapter has this name.")})
         if (self.engine == Engine.UPSTREAM) != bool(self.upstream_url):
             raise ValidationError({"upstream_url": _("An upstream needs it; the other engines have none.")})
+        if self.is_launched_engine:
+            try:
+                check_settings(read_settings(self))
+            except EngineSettingError as error:
+                raise ValidationError({error.field: str(error)}) from error
+            return
+        for name in ("model_impl", "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"):
+            if getattr(self, name) not in (1, ModelImpl.AUTO):
+                raise ValidationError({name: _("Only vLLM, SGLang and TGI have it.")})
+
+
+def read_settings(model: HostedModel) -> EngineSettings:
+    """The row as the command of another engine needs it."""
+    return EngineSettings(**{name: getattr(model, name) for name in EngineSettings.__slots__})
 
 
 class Adapter(models.Model):

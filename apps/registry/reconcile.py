@@ -13,7 +13,8 @@ import msgspec
 from django.conf import settings
 from django.utils import timezone
 
-from apps.registry import approvals, launcher, services
+from apps.registry import approvals, engine_processes, launcher, services
+from apps.registry.engine_commands import EngineSettingError
 from apps.registry.health import Health, get_health
 from apps.registry.launcher import WorkerProcess
 from apps.registry.models import HostedModel, Replica, ReplicaState
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 LOAD_FAILED_EXIT_CODE = 3  # the worker's word for: this model cannot be loaded, another attempt would fail too
 READY_SILENCE_S = 10.0  # a ready worker that does not answer for so long is hung
+ENGINE_SILENCE_S = 60.0  # the same of another engine, whose HTTP server also does other work
 LOADING_SILENCE_S = 120.0  # importing and reading weights may hold it for longer
 START_LOST_S = 15.0  # STARTING without a process for so long: who started it died in the middle
 DRAIN_SETTLE_S = 3.0  # until every web process has seen DRAINING: directory.MAX_AGE_S and a request on its way
@@ -68,10 +70,17 @@ def launch_replica(replica: Replica) -> None:
         if not services.mark_starting(replica=replica, host=settings.NODE_ADDRESS, port=port, token=token):
             return
         try:
-            config = make_config(replica.model, token=token, fd=listener.fileno())
-            process = launcher.launch(str(replica.pk), config)
+            if replica.model.is_launched_engine:
+                listener.close()  # it opens the port itself
+                process = engine_processes.launch(str(replica.pk), replica.model, port=port, token=token)
+            else:
+                config = make_config(replica.model, token=token, fd=listener.fileno())
+                process = launcher.launch(str(replica.pk), config)
         except msgspec.ValidationError as error:
             services.fail(replica=replica, error=f"The model's settings are not valid: {error}.")
+            return
+        except EngineSettingError as error:
+            services.fail(replica=replica, error=f"The engine cannot be started ({error.field}): {error}")
             return
         except OSError as error:
             services.schedule_restart(replica=replica, error=f"The process could not be started: {error.strerror}.")
@@ -172,7 +181,9 @@ def _should_unload(replica: Replica, health: Health) -> bool:
 
 
 def _watch_silence(replica: Replica, process: WorkerProcess) -> None:
-    limit_s = READY_SILENCE_S if replica.state == ReplicaState.READY else LOADING_SILENCE_S
+    limit_s = LOADING_SILENCE_S
+    if replica.state == ReplicaState.READY:
+        limit_s = ENGINE_SILENCE_S if replica.model.is_launched_engine else READY_SILENCE_S
     silent_s = services.record_silence(replica=replica)
     if silent_s > limit_s:
         launcher.kill(process)
@@ -189,6 +200,9 @@ def _restart_or_fail(replica: Replica, exit_code: int | None) -> None:
         if (code := find_code_line(log_tail)) is not None:
             approvals.record_code(model=replica.model, code=code)
         services.fail(replica=replica, error=log_tail.rpartition("\n")[2] or "Loading failed.", log_tail=log_tail)
+        return
+    if replica.model.is_launched_engine and replica.state != ReplicaState.READY and (exit_code or 0) > 0:
+        services.fail(replica=replica, error=engine_processes.find_reason(str(replica.pk)), log_tail=log_tail)
         return
     how = "" if exit_code is None else f" (signal {-exit_code})" if exit_code < 0 else f" (exit code {exit_code})"
     services.schedule_restart(replica=replica, error=f"The model's process ended unexpectedly{how}.", log_tail=log_tail)
@@ -242,7 +256,11 @@ def _get_process(replica: Replica) -> WorkerProcess | None:
 
 
 def _ask(replica: Replica) -> Health | None:
-    return get_health(settings.NODE_BIND_HOST, replica.port, replica.token) if replica.port else None
+    if not replica.port:
+        return None
+    if replica.model.is_launched_engine:
+        return engine_processes.get_health(str(replica.pk), settings.NODE_BIND_HOST, replica.port, replica.token)
+    return get_health(settings.NODE_BIND_HOST, replica.port, replica.token)
 
 
 def _seconds_in_state(replica: Replica) -> float:

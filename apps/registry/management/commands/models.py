@@ -17,11 +17,18 @@ from apps.registry.models import (
     Adapter,
     Engine,
     HostedModel,
+    ModelImpl,
     Replica,
     ReplicaState,
     UpstreamDialect,
 )
 from apps.registry.serve_options import DTYPES
+
+# Fields of a model whose flags have their names.
+_FIELDS = (
+    *("name", "revision", "dtype", "device", "quantization", "max_model_len", "min_replicas", "max_replicas"),
+    *("model_impl", "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"),
+)
 
 
 class Command(BaseCommand):
@@ -32,6 +39,7 @@ class Command(BaseCommand):
         actions.add_parser("list")
         status = actions.add_parser("status")
         status.add_argument("name", nargs="?")
+        launched = (Engine.VLLM, Engine.SGLANG, Engine.TGI)
         add = actions.add_parser("add")
         add.add_argument("name", help="what clients call it")
         add.add_argument("--source", help="hub id or folder; default: the name")
@@ -39,6 +47,10 @@ class Command(BaseCommand):
         add.add_argument("--dtype", choices=DTYPES, default="auto")
         add.add_argument("--device", default="auto")
         add.add_argument("--quantization", choices=QUANTIZATIONS, default="")
+        add.add_argument("--engine", choices=[*launched], default="", help="default: Atrium's own")
+        add.add_argument("--model-impl", choices=ModelImpl.values, default=ModelImpl.AUTO)
+        for size in ("tensor", "pipeline", "data"):
+            add.add_argument(f"--{size}-parallel-size", type=int, default=1, help="of another engine than our own")
         add.add_argument("--trust-remote-code", action="store_true", help="approve the repository's code as it is now")
         add.add_argument("--max-model-len", type=int)
         add.add_argument("--min-replicas", type=int, default=0)
@@ -86,9 +98,9 @@ class Command(BaseCommand):
         if options["adapter_of"]:
             self._add_adapter(options)
             return
-        fields = ("name", "revision", "dtype", "device", "quantization", "max_model_len")
-        model = HostedModel(**{name: options[name] for name in (*fields, "min_replicas", "max_replicas")})
+        model = HostedModel(**{name: options[name] for name in _FIELDS})
         model.source = options["source"] or model.name
+        model.engine = options["engine"] or Engine.OWN
         _set_upstream(model, options)
         _check(model)
         with transaction.atomic():  # a model whose code cannot be read is not added
