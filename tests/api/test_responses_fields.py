@@ -15,7 +15,7 @@ from tests.api.open_responses import check_response
 from tests.api.test_responses import FILES, HELLO, WEATHER
 
 PATCH = {"type": "custom", "name": "patch"}
-LARK = {"type": "grammar", "syntax": "lark", "definition": 'start: "x"'}
+LARK = {"type": "grammar", "syntax": "lark", "definition": "start: start"}
 CALLER = Caller(user_id=1, username="ann", team_id=1, key_id=1)
 
 
@@ -94,8 +94,8 @@ def test_tool_choice_in_every_form(given: Any, echoed: Any, sent: Any) -> None:
         ({"tools": [{"type": "custom"}]}, "tools[0].name"),
         ({"tools": [PATCH | {"format": {"type": "grammar"}}]}, "tools[0].format.syntax"),
         ({"tools": [PATCH | {"format": {"type": "grammar", "syntax": "regex"}}]}, "tools[0].format.definition"),
-        ({"tools": [PATCH | {"format": LARK}]}, "tools[0].format.syntax"),
-        ({"tools": [FILES | {"tools": [PATCH | {"format": LARK}]}]}, "tools[0].tools[0].format.syntax"),
+        ({"tools": [PATCH | {"format": LARK}]}, "tools[0].format.definition"),
+        ({"tools": [FILES | {"tools": [PATCH | {"format": LARK}]}]}, "tools[0].tools[0].format.definition"),
         ({"tools": [PATCH], "tool_choice": {"type": "function", "name": "patch"}}, "tool_choice"),
         ({"tools": [WEATHER], "tool_choice": {"type": "custom", "name": "weather"}}, "tool_choice"),
         ({"input": [{"type": "custom_tool_call", "call_id": "c", "input": ""}]}, "input[0].name"),

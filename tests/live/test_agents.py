@@ -52,13 +52,19 @@ def test_agent_shows_the_answer(
         assert result.stdout.strip()
 
 
-def test_continue_shows_what_is_wrong_with_a_key(
-    installation: Installation, home: Path, record_property: RecordProperty
+@pytest.mark.parametrize(
+    ("client", "page", "package"),
+    [agent for agent in AGENTS if agent[1] in ("codex", "continue", "claude-code")],
+    ids=["codex", "continue", "claude-code"],
+)
+def test_agent_shows_what_is_wrong_with_a_key(
+    client: str, page: str, package: str, installation: Installation, home: Path, record_property: RecordProperty
 ) -> None:
-    record_client(record_property, "Continue CLI", find_version(NODE, "@continuedev/cli"), "wrong key")
-    write_snippets("continue", home, url=installation.url, key="atr_wrong")
+    record_client(record_property, client, find_version(NODE, package), "wrong key")
+    subprocess.run(["git", "init", "-q"], cwd=home, check=True)
+    write_snippets(page, home, url=installation.url, key="atr_wrong")
     result = run_client(NODE, ["sh", "run.sh"], home)
-    assert result.returncode != 0
+    assert result.returncode != 0, result.stdout
     assert "Incorrect API key provided" in result.stdout
 
 
