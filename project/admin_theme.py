@@ -69,6 +69,7 @@ ADMIN_THEME = {
                 "separator": True,
                 "items": [
                     _link(_("Usage records"), "receipt_long", "usage_usagerecord_changelist", "usage.view_usagerecord"),
+                    _link(_("Quotas"), "speed", "quotas_quota_changelist", "quotas.view_quota"),
                     _link(_("Batches"), "stacks", "batches_batch_changelist", "batches.view_batch"),
                     _link(_("Files"), "draft", "files_storedfile_changelist", "files.view_storedfile"),
                 ],

@@ -57,6 +57,7 @@ INSTALLED_APPS = [
     "apps.registry",
     "apps.usage",
     "apps.files",
+    "apps.quotas",
     "apps.inference",
     "apps.openai_api",
     "apps.batches",
@@ -193,6 +194,7 @@ CELERY_BEAT_SCHEDULE = {
     "sweep_files": {"task": "files.sweep", "schedule": 600.0, "options": {"expires": 600.0}},
     "batches": {"task": "batches.start_due", "schedule": 5.0, "options": {"queue": "batches", "expires": 10.0}},
     "sweep": {"task": "usage.sweep", "schedule": 15.0, "options": {"expires": 15.0}},
+    "reap": {"task": "quotas.reap", "schedule": 15.0, "options": {"expires": 15.0}},
 }
 
 # --- People --------------------------------------------------------------------------------------------------------
@@ -267,6 +269,9 @@ SSE_KEEPALIVE_S = env_float("ATRIUM_SSE_KEEPALIVE_S", 10.0, minimum=0.1)
 # `serve --force-model NAME`: every request is answered by this model, another name is a 400.
 FORCE_MODEL = env_str("ATRIUM_FORCE_MODEL")
 
+# Requests with limits, while Redis or the database cannot say what is in use: refuse them, or let them in.
+QUOTAS_WHEN_AWAY = env_choice("ATRIUM_QUOTAS_WHEN_AWAY", "refuse", ("refuse", "allow"))
+
 # Prometheus scrapes /metrics without a key; else it takes an administrator's key or session.
 METRICS_PUBLIC = env_bool("ATRIUM_METRICS_PUBLIC", False)
 # Several web processes: a folder where prometheus_client keeps their counters, emptied before each start.
@@ -293,6 +298,16 @@ SPECTACULAR_SETTINGS = {
         "apps.batches.openapi.add_batch_body",
     ],
 }
+
+# --- Mail ----------------------------------------------------------------------------------------------------------
+
+EMAIL_HOST = env_str("ATRIUM_EMAIL_HOST")  # empty: no mail is sent
+EMAIL_PORT = env_int("ATRIUM_EMAIL_PORT", 587, minimum=1)
+EMAIL_USE_TLS = env_bool("ATRIUM_EMAIL_TLS", True)  # STARTTLS
+EMAIL_HOST_USER = env_str("ATRIUM_EMAIL_USER")
+EMAIL_HOST_PASSWORD = env_str("ATRIUM_EMAIL_PASSWORD")
+EMAIL_TIMEOUT = 10
+DEFAULT_FROM_EMAIL = env_str("ATRIUM_EMAIL_FROM", "atrium@localhost")
 
 # --- Language and time ---------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from django.test import override_settings
 
 from apps.accounts.caller_cache import caller_cache
 from apps.core.db import close_db_connections
+from apps.quotas.rules import rule_book
 from tests.live.clients.table import write_clients
 from tests.parity_table import write_parity
 
@@ -46,6 +47,7 @@ def quick_passwords() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def forget_callers() -> Iterator[None]:
-    """A key of one test is unknown to the next."""
+    """A key of one test is unknown to the next, and so are its limits."""
     yield
     caller_cache.clear()
+    rule_book.invalidate()

@@ -18,7 +18,7 @@ class Reply(NamedTuple):
 
 
 class FileServer(ThreadingHTTPServer):
-    """Answers GET by `replies`, by path, and keeps the paths and headers it was asked with."""
+    """Answers by `replies`, by path, and keeps what it was asked with and what was posted."""
 
     daemon_threads = True
 
@@ -26,6 +26,7 @@ class FileServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.replies: dict[str, Reply] = {}
         self.asked: list[tuple[str, dict[str, str]]] = []
+        self.posted: list[bytes] = []
 
     @property
     def port(self) -> int:
@@ -53,6 +54,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(part)
         except OSError:
             pass  # whoever asked has left
+
+    def do_POST(self) -> None:
+        self.server.posted.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self.do_GET()
 
     def log_message(self, format: str, *args: object) -> None:
         pass

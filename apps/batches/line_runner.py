@@ -39,14 +39,17 @@ class LineRunner:
 
     async def run(self, line: InputLine) -> Outcome:
         """Its answer, or the error that remained."""
-        for delay_s in RETRY_DELAYS_S:
+        delays_s = iter(RETRY_DELAYS_S)
+        while True:
             async with self._slots:
                 outcome, error = await self._attempt(line)
             if error is None or not _may_pass(error):
                 return outcome
+            if error.code == RateLimited.code:  # for as long as it takes: the batch itself has an end
+                delay_s = error.retry_after_s or RETRY_DELAYS_S[0]
+            elif (delay_s := next(delays_s, 0.0)) == 0.0:
+                return outcome
             await asyncio.sleep(delay_s)
-        async with self._slots:
-            return (await self._attempt(line))[0]
 
     async def _attempt(self, line: InputLine) -> tuple[Outcome, ServiceError | None]:
         request_id = new_request_id()
@@ -78,4 +81,4 @@ class LineRunner:
 
 
 def _may_pass(error: ServiceError) -> bool:
-    return error.status in _RETRIED_STATUSES and error.code not in _FINAL_CODES
+    return error.status in _RETRIED_STATUSES and error.code not in _FINAL_CODES and not error.is_final

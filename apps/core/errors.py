@@ -14,6 +14,7 @@ class ServiceError(Exception):
     type = "server_error"
     code: str | None = "internal_error"
     default_retry_after_s: float | None = None
+    is_final = False  # the same request will be refused again however soon it comes
 
     def __init__(
         self, message: str, *, param: str | None = None, code: str | None = None, retry_after_s: float | None = None
@@ -135,6 +136,21 @@ class RateLimited(ServiceError):
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
     default_retry_after_s = 10.0
+
+
+class RequestOverLimit(RateLimited):
+    """The request alone is more than a limit of the caller's allows."""
+
+    default_retry_after_s = 60.0
+    is_final = True
+
+
+class InsufficientQuota(RateLimited):
+    """A budget of the caller's is used up until its period ends."""
+
+    type = "insufficient_quota"
+    code = "insufficient_quota"
+    is_final = True
 
 
 class InternalError(ServiceError):

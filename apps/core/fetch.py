@@ -7,7 +7,8 @@ redirect starts over. Knows nothing of what is fetched.
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -45,15 +46,22 @@ class FetchRules(NamedTuple):
 
 async def fetch(url: str, rules: FetchRules) -> bytes:
     """The file at `url`. Raises FetchError."""
-    try:
-        async with asyncio.timeout(rules.timeout_s):
-            return await _follow(url, rules)
-    except TimeoutError:
-        raise FetchError("It could not be fetched in time.") from None
-    except (aiohttp.ClientError, OSError, ValueError) as error:
-        if (cause := find_refusal(error)) is not None:
-            raise cause from None
-        raise FetchError("It could not be fetched.") from error
+    async with _explaining(rules.timeout_s):
+        return await _follow(url, rules)
+
+
+async def post_json(url: str, body: bytes, rules: FetchRules) -> None:
+    """Send it there, by the rules of `fetch`, and look at the status alone. Follows no redirect. Raises FetchError."""
+    async with _explaining(rules.timeout_s):
+        target = _parse(url)
+        check_host(target, rules)
+        headers = {**_HEADERS, "Content-Type": "application/json"}
+        async with (
+            _make_session(rules) as session,
+            session.post(target, data=body, headers=headers, allow_redirects=False) as response,
+        ):
+            if not 200 <= response.status < 300:
+                raise FetchError(f"Its server answered with status {response.status}.")
 
 
 def is_public(address: Address) -> bool:
@@ -81,6 +89,24 @@ def find_refusal(error: BaseException | None) -> FetchError | None:
             return error
         error = error.__cause__ or error.__context__
     return None
+
+
+@asynccontextmanager
+async def _explaining(timeout_s: float) -> AsyncGenerator[None, None]:
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except TimeoutError:
+        raise FetchError("It could not be fetched in time.") from None
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        if (cause := find_refusal(error)) is not None:
+            raise cause from None
+        raise FetchError("It could not be fetched.") from error
+
+
+def _make_session(rules: FetchRules) -> aiohttp.ClientSession:
+    connector = make_connector(rules, force_close=True)
+    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
 
 
 async def _follow(url: str, rules: FetchRules) -> bytes:
@@ -118,9 +144,7 @@ def check_host(url: URL, rules: FetchRules) -> None:
 async def _get(url: URL, rules: FetchRules) -> bytes | URL:
     """The file, or where it is said to be instead."""
     async with (
-        aiohttp.ClientSession(
-            connector=make_connector(rules, force_close=True), cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
-        ) as session,
+        _make_session(rules) as session,
         session.get(url, headers=_HEADERS, allow_redirects=False, auto_decompress=False) as response,
     ):
         if response.status in _REDIRECTS and (location := response.headers.get("Location")):

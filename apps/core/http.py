@@ -4,6 +4,7 @@ Knows HTTP and ServiceError; nothing of what is asked.
 """
 
 import logging
+import math
 from typing import Any
 
 import msgspec
@@ -55,7 +56,9 @@ def get_error_headers(error: ServiceError) -> dict[str, str]:
     """Headers beside the body: when to come back, how to sign in."""
     headers = {}
     if error.retry_after_s is not None:
-        headers["retry-after"] = str(max(1, round(error.retry_after_s)))
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
+    if error.is_final:
+        headers["x-should-retry"] = "false"  # read by OpenAI's and Anthropic's clients
     if error.status == AuthenticationFailed.status:
         headers["www-authenticate"] = "Bearer"
     return headers

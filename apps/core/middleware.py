@@ -21,7 +21,9 @@ Headers = list[tuple[bytes, bytes]]
 _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")  # safe to echo into a header and to log
 _SANE_HEADER_NAMES = re.compile(rb"[A-Za-z0-9_, -]{1,2000}")
 _METHODS = b"GET, POST, PUT, PATCH, DELETE, OPTIONS"
-_EXPOSED = b"x-request-id, request-id, retry-after"
+_EXPOSED = b"x-request-id, request-id, retry-after, x-should-retry, " + b", ".join(
+    b"x-ratelimit-%s-%s" % (what, of) for of in (b"requests", b"tokens") for what in (b"limit", b"remaining", b"reset")
+)
 _MAX_AGE_S = b"600"
 
 

@@ -16,6 +16,7 @@ from apps.inference.events import Event, Waiting
 from apps.inference.requests import AnyRequest, GenerationRequest, PoolingRequest, TranscriptionRequest
 from apps.inference.sampling import resolve_sampling
 from apps.inference.submission import explain_encoding, make_generate
+from apps.quotas.permits import Permit
 from apps.registry.directory import ModelSpec
 from apps.usage.entry import Entry
 from apps.usage.models import UsageStatus
@@ -43,7 +44,7 @@ class Answer:
     loop.
     """
 
-    def __init__(self, request: AnyRequest, model: ModelSpec) -> None:
+    def __init__(self, request: AnyRequest, model: ModelSpec, permit: Permit | None = None) -> None:
         self.has_started = False
         self.has_output = False
         self.is_complete = False
@@ -66,7 +67,10 @@ class Answer:
         self._echo = EchoFilter(num_choices)
         self._transcript: TranscriptPiece | None = None  # the last that was passed on
         self._finished: set[int] = set()
+        self._permit = permit
         recorder.open(self.entry)
+        if permit is not None:
+            permit.hand_over()
         metrics.IN_FLIGHT.inc()
 
     def __enter__(self) -> Self:
@@ -141,6 +145,8 @@ class Answer:
 
     def _settle(self, status: UsageStatus, error: ServiceError | None, usage: Usage | None) -> None:
         self._record_end(status, (error.code or error.type) if error else "", usage)
+        if self._permit is not None:
+            self._permit.settle(self.entry)
         metrics.IN_FLIGHT.dec()
         metrics.observe(self.entry)
 

@@ -38,10 +38,13 @@ async def tokenize(
         with_tokens=with_tokens,
         with_strings=with_strings,
     )
-    answer = await _ask(model, message)
-    if not isinstance(answer, Tokenized):
-        raise TypeError(f"asked for tokens, the worker said {type(answer).__name__}")
-    return answer
+    return await _ask_for_tokens(model, message)
+
+
+async def count_prompt(request: GenerationRequest, model: ModelSpec) -> Tokenized:
+    """How many tokens the prompt of `generate(request)` is, with its pictures loaded. Raises ServiceError."""
+    message = make_generate(request.id, request, model, Sampling(seed=0))
+    return await _ask_for_tokens(model, Tokenize(id=new_id("tok-"), request=message, with_tokens=False))
 
 
 async def detokenize(model: str, caller: Caller, token_ids: list[int]) -> str:
@@ -50,6 +53,13 @@ async def detokenize(model: str, caller: Caller, token_ids: list[int]) -> str:
     if not isinstance(answer, Detokenized):
         raise TypeError(f"asked for a text, the worker said {type(answer).__name__}")
     return answer.text
+
+
+async def _ask_for_tokens(model: ModelSpec, message: Tokenize) -> Tokenized:
+    answer = await _ask(model, message)
+    if not isinstance(answer, Tokenized):
+        raise TypeError(f"asked for tokens, the worker said {type(answer).__name__}")
+    return answer
 
 
 async def _ask(model: ModelSpec, question: _Question) -> _Answer:

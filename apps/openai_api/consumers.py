@@ -22,6 +22,7 @@ from apps.openai_api.merge import generate_all
 from apps.openai_api.schemas.chat import ChatCall, parse_chat
 from apps.openai_api.schemas.completions import CompletionCall, parse_completion
 from apps.openai_api.schemas.load import parse_load
+from apps.quotas.refusals import collect_headers
 from gpu_worker.protocol import Delta, Finished, Started
 
 
@@ -31,8 +32,9 @@ class GenerationConsumer(HttpConsumer):
     caller: Caller
 
     async def check_access(self) -> None:
-        """Every generation belongs to somebody."""
+        """Every generation belongs to somebody, and tells of the limits that it counts for."""
         self.caller = await authenticate(self.scope["headers"])
+        self.extra_headers = collect_headers()
 
     async def write_waiting(self, waiting: Waiting) -> None:
         """Headers at once, and a comment that says what is waited for."""

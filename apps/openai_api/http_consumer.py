@@ -43,6 +43,7 @@ class HttpConsumer(AsyncConsumer):
         self.scope = scope
         self._send = send
         self._started = False
+        self.extra_headers: list[tuple[bytes, bytes]] = []  # of the answer, whatever it is
         self._keepalive: asyncio.TimerHandle | None = None
         self._comments: set[asyncio.Task[None]] = set()
         try:
@@ -87,7 +88,7 @@ class HttpConsumer(AsyncConsumer):
         self, body: bytes, content_type: tuple[bytes, bytes], status: int = 200, headers: dict[str, str] | None = None
     ) -> None:
         """The whole response, in another format than JSON."""
-        pairs = [content_type, (b"content-length", b"%d" % len(body))]
+        pairs = [content_type, (b"content-length", b"%d" % len(body)), *self.extra_headers]
         pairs += [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
         self._started = True
         await self._send({"type": "http.response.start", "status": status, "headers": pairs})
@@ -98,7 +99,8 @@ class HttpConsumer(AsyncConsumer):
         if self._started:
             return
         self._started = True
-        await self._send({"type": "http.response.start", "status": 200, "headers": SSE_HEADERS})
+        headers = [*SSE_HEADERS, *self.extra_headers]
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
         self._loop = asyncio.get_running_loop()
         self._last_write = self._loop.time()
         self._keepalive = self._loop.call_later(settings.SSE_KEEPALIVE_S, self._send_keepalive)

@@ -4,32 +4,25 @@ A request for an unknown or invisible model is answered from the snapshot alone;
 whatever the load, and not at all while nobody asks.
 """
 
-import asyncio
-import logging
-import time
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 from uuid import NAMESPACE_URL, uuid5
 
 from django.conf import settings
-from django.db import DatabaseError
 from django.db.models import OuterRef, Prefetch, Subquery
 
 from apps.accounts.caller import Caller
 from apps.core.db import run_db
 from apps.core.errors import InvalidRequest, ModelNotFound
 from apps.core.secrets import SecretLost, decrypt
+from apps.core.snapshots import Snapshots
 from apps.registry import services
 from apps.registry.access import may_use
 from apps.registry.models import Adapter, HostedModel, Replica, ReplicaState
 from apps.registry.states import LIVE_STATES
 from gpu_worker.protocol import AdapterRef, ReasoningSetting
 
-logger = logging.getLogger(__name__)
-
 DEFAULT_TASK = "generate"
-MAX_AGE_S = 1.0
-MAX_AGE_WITHOUT_DATABASE_S = 60.0  # streams and new requests outlive a short outage of the database
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,52 +69,8 @@ class ReplicaAddress:
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
-    taken_s: float
-    generation: int
     models: dict[str, ModelSpec]
     replicas: dict[int, list[ReplicaAddress]]
-
-
-class _SnapshotCache:
-    """The snapshot, and who is fetching the next one. One for the process, used from any event loop."""
-
-    def __init__(self) -> None:
-        self._snapshot: _Snapshot | None = None
-        self._generation = 0
-        self._refreshes: dict[tuple[int, int], asyncio.Task[_Snapshot]] = {}
-
-    def invalidate(self) -> None:
-        self._generation += 1
-
-    async def get(self) -> _Snapshot:
-        snapshot = self._snapshot
-        if snapshot is not None and self._is_younger(snapshot, MAX_AGE_S) and snapshot.generation == self._generation:
-            return snapshot
-        # One query for all who wait for the same generation. A task belongs to its loop, and tests run many.
-        slot = (id(asyncio.get_running_loop()), self._generation)
-        task = self._refreshes.get(slot)
-        if task is None:
-            task = self._refreshes[slot] = asyncio.create_task(self._refresh(self._generation))
-            task.add_done_callback(lambda _: self._refreshes.pop(slot, None))
-        return await asyncio.shield(task)  # who came first may leave: the others still wait
-
-    async def _refresh(self, generation: int) -> _Snapshot:
-        try:
-            snapshot = await run_db(_take_snapshot, generation)
-        except DatabaseError:
-            old = self._snapshot
-            if old is None or not self._is_younger(old, MAX_AGE_WITHOUT_DATABASE_S):
-                raise
-            logger.exception("the database does not answer: serving the models known before")
-            return old
-        self._snapshot = snapshot
-        return snapshot
-
-    def _is_younger(self, snapshot: _Snapshot, age_s: float) -> bool:
-        return time.monotonic() - snapshot.taken_s < age_s
-
-
-_cache = _SnapshotCache()
 
 
 async def get_model(name: str, caller: Caller) -> ModelSpec:
@@ -176,9 +125,8 @@ def invalidate() -> None:
     _cache.invalidate()
 
 
-def _take_snapshot(generation: int) -> _Snapshot:
+def _take_snapshot() -> _Snapshot:
     """Four queries, on a database thread."""
-    taken_s = time.monotonic()
     loaded = Replica.objects.filter(model=OuterRef("pk"), ready_at__isnull=False).order_by("-ready_at")
     models = (
         HostedModel.objects.filter(enabled=True)
@@ -195,7 +143,10 @@ def _take_snapshot(generation: int) -> _Snapshot:
             replicas[model.pk] = [describe_upstream(model)]
         for adapter in model.adapters.all():
             specs.setdefault(adapter.name, _describe_adapter(adapter, specs[model.name]))
-    return _Snapshot(taken_s, generation, specs, replicas)
+    return _Snapshot(specs, replicas)
+
+
+_cache = Snapshots(_take_snapshot)
 
 
 def _describe_model(model: HostedModel, info: dict[str, Any]) -> ModelSpec:

@@ -28,7 +28,7 @@ READY_SILENCE_S = 10.0  # a ready worker that does not answer for so long is hun
 ENGINE_SILENCE_S = 60.0  # the same of another engine, whose HTTP server also does other work
 LOADING_SILENCE_S = 120.0  # importing and reading weights may hold it for longer
 START_LOST_S = 15.0  # STARTING without a process for so long: who started it died in the middle
-DRAIN_SETTLE_S = 3.0  # until every web process has seen DRAINING: directory.MAX_AGE_S and a request on its way
+DRAIN_SETTLE_S = 3.0  # until every web process has seen DRAINING: snapshots.MAX_AGE_S and a request on its way
 DRAIN_TIMEOUT_S = 300.0
 KILL_AFTER_S = 45.0  # after SIGTERM; the worker's own grace for running requests is shorter
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from apps.core.fetch import FetchError, FetchRules, FetchTooLarge, fetch, is_public
+from apps.core.fetch import FetchError, FetchRules, FetchTooLarge, fetch, is_public, post_json
 from tests.file_server import FileServer, Reply, run_file_server
 
 PUBLIC = FetchRules(max_bytes=1000, timeout_s=60)
@@ -154,3 +154,15 @@ async def test_the_address_that_was_checked_is_the_one_connected_to(
         await fetch(f"http://two-faced.example:{files.port}/x", PUBLIC)
     assert asked == ["two-faced.example"]
     assert not files.asked
+
+
+async def test_json_is_posted_by_the_same_rules(files: FileServer) -> None:
+    files.replies["/hook"] = Reply(b"thanks")
+    files.replies["/elsewhere"] = Reply(status=302, headers={"Location": files.url("/hook")})
+    await post_json(files.url("/hook"), b'{"a": 1}', LOCAL)
+    assert files.posted == [b'{"a": 1}']
+    with pytest.raises(FetchError, match="302"):
+        await post_json(files.url("/elsewhere"), b"{}", LOCAL)
+    with pytest.raises(FetchError, match="not a public one"):
+        await post_json(files.url("/hook"), b"{}", PUBLIC)
+    assert len(files.posted) == 2

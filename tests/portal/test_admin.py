@@ -218,7 +218,8 @@ def test_keys_are_revoked_and_only_ended_ones_deleted(page: Client, boss: User) 
 
 def test_saving_a_key_keeps_its_hash(page: Client, boss: User) -> None:
     key = make_key(user=boss, name="old").key
-    page.post(reverse("admin:accounts_apikey_change", args=[key.pk]), {"name": "new", "key_hash": "0", "team": "999"})
+    form = {"name": "new", "key_hash": "0", "team": "999", "quotas-TOTAL_FORMS": "0", "quotas-INITIAL_FORMS": "0"}
+    page.post(reverse("admin:accounts_apikey_change", args=[key.pk]), form)
     renamed = APIKey.objects.get()
     assert (renamed.name, renamed.key_hash, renamed.team_id) == ("new", key.key_hash, key.team_id)
 
@@ -238,6 +239,8 @@ def test_user_is_made_with_a_hashed_password_and_put_into_a_team(page: Client, t
         "memberships-INITIAL_FORMS": "0",
         "memberships-0-team": str(team.pk),
         "memberships-0-role": "member",
+        "quotas-TOTAL_FORMS": "0",
+        "quotas-INITIAL_FORMS": "0",
     }
     assert page.post(change, form).status_code == 302
     assert Membership.objects.filter(user=jun, team=team).exists()
@@ -426,6 +429,7 @@ def _read_form(page: Client, address: str) -> dict[str, str]:
     fields = {
         name: "" if value is None else value for name, value in response.context["adminform"].form.initial.items()
     }
-    fields |= {"codes-TOTAL_FORMS": 0, "codes-INITIAL_FORMS": 0}
+    for prefix in ("codes", "price", "quotas"):
+        fields |= {f"{prefix}-TOTAL_FORMS": 0, f"{prefix}-INITIAL_FORMS": 0}
     fields["generation_defaults"] = fields["chat_template_kwargs"] = "{}"
     return {name: value for name, value in fields.items() if value not in ("", None) and value is not False}

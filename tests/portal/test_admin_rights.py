@@ -37,7 +37,7 @@ def page(clerk: User) -> Client:
 
 def post_user(page: Client, user: User, **fields: object) -> int:
     names = ("TOTAL_FORMS", "INITIAL_FORMS", "MIN_NUM_FORMS", "MAX_NUM_FORMS")
-    inline = {f"memberships-{name}": "0" for name in names}
+    inline = {f"{prefix}-{name}": "0" for name in names for prefix in ("memberships", "quotas")}
     given = {"username": user.username, "is_active": "on", "date_joined_0": "2026-01-01", "date_joined_1": "00:00"}
     path = reverse("admin:accounts_user_change", args=[user.pk])
     return page.post(path, {**inline, **given, **fields}).status_code
