@@ -23,6 +23,7 @@ from django.conf import settings
 from gpu_worker.protocol import WorkerConfig, write_worker_config
 
 LOG_TAIL_LINES = 40
+EXIT_WAIT_S = 2.0  # a process of many threads is a zombie a moment before its exit code can be had
 MAX_LOG_READ_BYTES = 64 * 1024
 # What the worker must not see: it may run code from a model's repository.
 _PRIVATE_PREFIXES = ("ATRIUM_", "DJANGO_", "DATABASE_URL", "REDIS_URL")
@@ -96,7 +97,11 @@ def is_running(process: WorkerProcess) -> bool:
 def get_exit_code(process: WorkerProcess) -> int | None:
     """Of a process that is gone: None when it was not our child. Negative: the signal that ended it."""
     child = _children.pop(process.pid, None)
-    return child.poll() if child is not None else None
+    if child is None:
+        return None
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return child.wait(EXIT_WAIT_S)
+    return None
 
 
 def terminate(process: WorkerProcess) -> None:
