@@ -55,6 +55,14 @@ ADMIN_THEME = {
                 ],
             },
             {
+                "title": _("Tools"),
+                "separator": True,
+                "items": [
+                    _link(_("MCP servers"), "build", "mcp_mcpserver_changelist", "mcp.view_mcpserver"),
+                    _link(_("Tool calls"), "history", "mcp_toolcallrecord_changelist", "mcp.view_toolcallrecord"),
+                ],
+            },
+            {
                 "title": _("People"),
                 "separator": True,
                 "items": [

@@ -59,6 +59,7 @@ INSTALLED_APPS = [
     "apps.files",
     "apps.quotas",
     "apps.inference",
+    "apps.mcp",
     "apps.openai_api",
     "apps.batches",
     "apps.chat",
@@ -249,6 +250,14 @@ FETCH_PRIVATE_HOSTS = env_list("ATRIUM_FETCH_PRIVATE_HOSTS")  # these although t
 # Upstreams of models: hosts that may have private addresses, and how long one may say nothing in an answer.
 UPSTREAM_PRIVATE_HOSTS = env_list("ATRIUM_UPSTREAM_PRIVATE_HOSTS")
 UPSTREAM_TIMEOUT_S = env_float("ATRIUM_UPSTREAM_TIMEOUT_S", 300.0, minimum=1)
+# Servers of tools (MCP): whether requests may bring their own, and which of these may have private addresses.
+MCP_URLS = env_bool("ATRIUM_MCP_URLS", True)
+MCP_PRIVATE_HOSTS = env_list("ATRIUM_MCP_PRIVATE_HOSTS")
+MCP_CALL_TIMEOUT_S = env_float("ATRIUM_MCP_CALL_TIMEOUT_S", 60.0, minimum=0.1)  # of one call, connecting included
+MCP_LOOP_TIMEOUT_S = env_float("ATRIUM_MCP_LOOP_TIMEOUT_S", 600.0, minimum=1)  # then the model has to come to an end
+MCP_MAX_ROUNDS = env_int("ATRIUM_MCP_MAX_ROUNDS", 16, minimum=2)
+MCP_MAX_RESULT_CHARS = env_int("ATRIUM_MCP_MAX_RESULT_CHARS", 50_000, minimum=100)  # of text, for the model
+MCP_MAX_BYTES = env_int("ATRIUM_MCP_MAX_BYTES", 32 * 1024 * 1024, minimum=1024)  # from one server, in one answer
 MAX_AUDIO_BYTES = env_int("ATRIUM_MAX_AUDIO_BYTES", 25 * 1024 * 1024, minimum=1024)  # of an uploaded recording
 # Files of /v1/files: how large one may be, and all of a team together (0: no limit); how long a batch's are kept.
 MAX_FILE_BYTES = env_int("ATRIUM_MAX_FILE_BYTES", 200 * 1024 * 1024, minimum=1024)
@@ -328,10 +337,12 @@ LOGGING = {
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
     # Celery tells of every reconciliation, several lines every two seconds; axes four lines for every login.
+    # What servers of tools do wrong is in the results; their SDK would write a traceback for each.
     "loggers": {
         name: {"level": "WARNING" if LOG_LEVEL == "INFO" else LOG_LEVEL}
-        for name in ("celery.app.trace", "celery.beat", "celery.worker.strategy", "axes")
-    },
+        for name in ("celery.app.trace", "celery.beat", "celery.worker.strategy", "axes", "httpx2")
+    }
+    | {name: {"level": "DEBUG" if LOG_LEVEL == "DEBUG" else "CRITICAL"} for name in ("mcp", "client")},
 }
 
 UNFOLD = ADMIN_THEME

@@ -129,6 +129,14 @@ class UnsupportedMediaType(ServiceError):
     code = "unsupported_media_type"
 
 
+class FailedDependency(ServiceError):
+    """A server that the request names, and that is needed for the answer, does not do its part."""
+
+    status = 424
+    type = "external_connector_error"
+    code = "failed_dependency"
+
+
 class RateLimited(ServiceError):
     """A limit of the caller's is reached."""
 

@@ -91,6 +91,22 @@ def find_refusal(error: BaseException | None) -> FetchError | None:
     return None
 
 
+def check_url(url: str, rules: FetchRules) -> None:
+    """Raises FetchError, or ValueError, for what could not be fetched whatever its host's name stands for."""
+    check_host(_parse(url), rules)
+
+
+async def find_addresses(host: str, port: int, rules: FetchRules) -> list[str]:
+    """Where a connection to this host may go. Raises OSError, with a FetchError behind it for a refusal."""
+    if (address := _read_address(host)) is not None:
+        try:
+            _check_addresses([address], host, rules)
+        except FetchError as error:
+            raise OSError(str(error)) from error
+        return [host]
+    return [found["host"] for found in await _CheckedResolver(rules).resolve(host, port, socket.AF_UNSPEC)]
+
+
 @asynccontextmanager
 async def _explaining(timeout_s: float) -> AsyncGenerator[None, None]:
     try:

@@ -139,7 +139,7 @@ def _replace(messages: list[dict[str, Any]], files: dict[str, _File]) -> list[di
 async def _load(place: _Place) -> _File:
     is_data = place.url[:5].lower() == "data:"
     file = await (_decode(place) if is_data else _fetch(place))
-    if place.noun == "image" and not _is_picture(file.data):
+    if place.noun == "image" and not is_picture(file.data):
         raise InvalidRequest(f"'{place.param}' is not a PNG, JPEG, WebP or GIF image.", param=place.param)
     return file
 
@@ -190,7 +190,7 @@ def _make_file(data: bytes) -> _File:
     return _File(hashlib.sha256(data).hexdigest(), data)
 
 
-def _is_picture(data: bytes) -> bool:
+def is_picture(data: bytes) -> bool:
     """By its first bytes, whatever its URL or its server called it."""
     return data.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a")) or (
         data.startswith(b"RIFF") and data[8:12] == b"WEBP"

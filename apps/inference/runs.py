@@ -6,7 +6,9 @@ A run reads `generate()` to its end whoever listens, says regularly that it live
 import asyncio
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Any
 
 from apps.core.errors import ServiceError, Unavailable
 from apps.core.http import make_internal_error
@@ -32,6 +34,10 @@ class Run(ABC):
         self._is_ending = False  # from here on a further cancellation would cut the end short
         self._task = asyncio.create_task(self._run(), name=f"run {request.id}")
         _runs.add(self)
+
+    def generate(self) -> AsyncGenerator[Any, None]:
+        """The events that `take` gets: those of `generate()`, and whatever a subclass has beside them."""
+        return generate(self._request)
 
     @abstractmethod
     async def take(self, event: Event) -> None:
@@ -64,7 +70,7 @@ class Run(ABC):
         beating = asyncio.create_task(self._beat())
         error: ServiceError | None = None
         try:
-            async with aclosing(generate(self._request)) as events:
+            async with aclosing(self.generate()) as events:
                 async for event in events:
                     await self.take(event)
         except ServiceError as raised:

@@ -37,6 +37,12 @@ def resolve_sampling(request: GenerationRequest, model: ModelSpec, info: ModelIn
 async def find_sampling(request: GenerationRequest) -> Sampling:
     """How a request that has started is sampled: what `resolve_sampling` gives with a replica that is ready."""
     model = await directory.get_model(request.model, request.caller)
+    return resolve_sampling(request, model, await find_model_info(request) or _UNKNOWN)
+
+
+async def find_model_info(request: GenerationRequest) -> ModelInfo | None:
+    """What a ready replica says of the request's model; None where there is none."""
+    model = await directory.get_model(request.model, request.caller)
     links = get_pool().get_links(await directory.get_replicas(model.id))
     infos = [link.info for link in links if link.info is not None]
-    return resolve_sampling(request, model, infos[0] if infos else _UNKNOWN)
+    return infos[0] if infos else None

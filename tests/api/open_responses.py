@@ -12,7 +12,16 @@ from openai.types.responses import (
     ResponseCustomToolCallInputDoneEvent,
     ResponseCustomToolCallItem,
     ResponseCustomToolCallOutput,
+    ResponseMcpCallArgumentsDeltaEvent,
+    ResponseMcpCallArgumentsDoneEvent,
+    ResponseMcpCallCompletedEvent,
+    ResponseMcpCallFailedEvent,
+    ResponseMcpCallInProgressEvent,
+    ResponseMcpListToolsCompletedEvent,
+    ResponseMcpListToolsFailedEvent,
+    ResponseMcpListToolsInProgressEvent,
 )
+from openai.types.responses.response_output_item import McpApprovalRequest, McpCall, McpListTools
 from pydantic import BaseModel, RootModel, TypeAdapter
 
 _EVENTS: dict[str, type[BaseModel]] = {
@@ -29,6 +38,17 @@ _SDK_TYPES: dict[str, type[BaseModel]] = {
     "custom_tool_call_output": ResponseCustomToolCallOutput,
     "response.custom_tool_call_input.delta": ResponseCustomToolCallInputDeltaEvent,
     "response.custom_tool_call_input.done": ResponseCustomToolCallInputDoneEvent,
+    "mcp_list_tools": McpListTools,
+    "mcp_call": McpCall,
+    "mcp_approval_request": McpApprovalRequest,
+    "response.mcp_list_tools.in_progress": ResponseMcpListToolsInProgressEvent,
+    "response.mcp_list_tools.completed": ResponseMcpListToolsCompletedEvent,
+    "response.mcp_list_tools.failed": ResponseMcpListToolsFailedEvent,
+    "response.mcp_call.in_progress": ResponseMcpCallInProgressEvent,
+    "response.mcp_call_arguments.delta": ResponseMcpCallArgumentsDeltaEvent,
+    "response.mcp_call_arguments.done": ResponseMcpCallArgumentsDoneEvent,
+    "response.mcp_call.completed": ResponseMcpCallCompletedEvent,
+    "response.mcp_call.failed": ResponseMcpCallFailedEvent,
 }
 
 
@@ -45,7 +65,7 @@ def check_response(response: dict[str, Any]) -> None:
         else:
             output.append(item)
     choice = response["tool_choice"]
-    if isinstance(choice, dict) and "custom" in str(choice):
+    if isinstance(choice, dict) and ("custom" in str(choice) or "mcp" in str(choice)):
         choice = "auto"
     models.ResponseResource.model_validate({**response, "tools": tools, "output": output, "tool_choice": choice})
 
@@ -62,7 +82,7 @@ def check_stream(events: list[dict[str, Any]]) -> dict[str, Any]:
     """Every event by its model, and the whole by the order of the reference. Returns the last response."""
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
     for event in events:
-        _check_event(event)
+        check_event(event)
     last = events[-1]["response"]
     queued = ["response.queued"] if last["background"] else []
     head = ["response.created", *queued, "response.in_progress"]
@@ -79,7 +99,8 @@ def check_stream(events: list[dict[str, Any]]) -> dict[str, Any]:
     return last
 
 
-def _check_event(event: dict[str, Any]) -> None:
+def check_event(event: dict[str, Any]) -> None:
+    """Raises ValidationError."""
     if (model := _SDK_TYPES.get(event["type"])) is not None:
         model.model_validate(event, extra="forbid")
         return
@@ -108,6 +129,16 @@ def _check_item_events(events: list[dict[str, Any]], output_index: int) -> dict[
     elif item["type"] == "custom_tool_call":
         assert kinds[1:-1] == ["response.custom_tool_call_input.done"]
         assert "".join(deltas) == events[-2]["input"] == item["input"]
+    elif item["type"] == "mcp_call":
+        end = {"completed": ["response.mcp_call.completed"], "failed": ["response.mcp_call.failed"]}
+        head = ["response.mcp_call.in_progress", "response.mcp_call_arguments.done"]
+        assert kinds[1:-1] == head + end.get(item["status"], [])
+        assert "".join(deltas) == item["arguments"]
+    elif item["type"] == "mcp_list_tools":
+        name = "completed" if item["error"] is None else "failed"
+        assert kinds[1:-1] == ["response.mcp_list_tools.in_progress", f"response.mcp_list_tools.{name}"]
+    elif item["type"] == "mcp_approval_request":
+        assert kinds[1:-1] == []
     else:
         name = {"message": "response.output_text", "reasoning": "response.reasoning_text"}[item["type"]]
         assert kinds[1:-1] == ["response.content_part.added", f"{name}.done", "response.content_part.done"]

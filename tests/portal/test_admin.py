@@ -22,6 +22,7 @@ from apps.core.ids import new_batch_id
 from apps.core.secrets import decrypt
 from apps.files.models import StoredFile
 from apps.files.services import get_storage, store_content
+from apps.mcp.models import CallStatus, McpServer, ToolCallRecord
 from apps.registry.models import Adapter, Engine, HostedModel, ModelCode, Node, Replica, ReplicaState
 from apps.usage.models import UsageRecord, UsageStatus
 from tests.factories import make_key, make_model, make_replica, make_team, make_user
@@ -30,7 +31,7 @@ from tests.stored_files import clear_storage
 OURS = [
     model
     for model in admin.site._registry
-    if model._meta.app_label in ("accounts", "batches", "files", "registry", "usage")
+    if model._meta.app_label in ("accounts", "batches", "files", "mcp", "registry", "usage")
 ]
 
 
@@ -112,6 +113,10 @@ def make_rows(boss: User, team: Team) -> dict[type, object]:
         Node: replica.node,
         Batch: make_batch(boss, team),
         StoredFile: make_file(boss, team),
+        McpServer: McpServer.objects.create(name="kit", url="https://example.com/mcp", error="<b>refused</b>"),
+        ToolCallRecord: ToolCallRecord.objects.create(
+            server_label="kit", tool="add", user=boss, started_at=timezone.now(), duration_s=1, status=CallStatus.OK
+        ),
         UsageRecord: make_record("chatcmpl-1", user=boss, team=team, status=UsageStatus.ERROR, error_code="broken"),
     }
 
@@ -131,7 +136,7 @@ def test_lists_and_details_open(page: Client, boss: User, team: Team, model: typ
     assert page.get(reverse(f"{prefix}_changelist")).status_code == 200
     assert page.get(reverse(f"{prefix}_change", args=[row.pk])).status_code == 200
     assert page.get(reverse(f"{prefix}_add")).status_code == (
-        403 if model in (Batch, ModelCode, Replica, Node, StoredFile, UsageRecord) else 200
+        403 if model in (Batch, ModelCode, Replica, Node, StoredFile, ToolCallRecord, UsageRecord) else 200
     )
 
 
