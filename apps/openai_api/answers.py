@@ -11,6 +11,7 @@ from apps.inference.requests import PoolingRequest
 from apps.openai_api.encoders.chat import ChatFold
 from apps.openai_api.encoders.completions import CompletionFold
 from apps.openai_api.encoders.pooling import ResultFold, iterate_rows
+from apps.openai_api.mcp_chats import generate_chat
 from apps.openai_api.merge import generate_all
 from apps.openai_api.schemas.chat import ChatCall
 from apps.openai_api.schemas.completions import CompletionCall
@@ -23,7 +24,7 @@ async def answer_chat(call: ChatCall) -> bytes:
     """A chat completion. Raises ServiceError."""
     fold = ChatFold(call.request, call.customs)
     with call.naming():
-        async with aclosing(generate(call.request)) as events:
+        async with aclosing(generate_chat(call)) as events:
             async for event in events:
                 match event:
                     case Delta():

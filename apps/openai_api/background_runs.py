@@ -3,15 +3,20 @@
 Tokens stay in memory; the database sees the response when it starts and when it ends.
 """
 
+from collections.abc import AsyncGenerator
+from typing import Any
+
 from apps.core.db import run_db
 from apps.core.errors import ServiceError
 from apps.core.http import SSE_DONE
-from apps.inference.events import Event, Waiting
+from apps.inference.events import Waiting
 from apps.inference.runs import Interrupted, Run
 from apps.openai_api.background_responses import keep_alive, write_response
+from apps.openai_api.encoders.mcp_responses import McpResponseEncoder
 from apps.openai_api.encoders.responses import ResponseEncoder
 from apps.openai_api.event_log import EventLog
 from apps.openai_api.event_streams import close_log, tell_waiting
+from apps.openai_api.response_answers import generate_response
 from apps.openai_api.schemas.responses import PreparedCall
 from gpu_worker.protocol import Delta, Finished, Started
 
@@ -28,7 +33,10 @@ class BackgroundRun(Run):
         self._is_wanted = True  # nobody has cancelled or deleted it
         super().__init__(prepared.request)
 
-    async def take(self, event: Event) -> None:
+    def generate(self) -> AsyncGenerator[Any, None]:
+        return generate_response(self._prepared)
+
+    async def take(self, event: Any) -> None:
         match event:
             case Started():
                 self._tell(self._encoder.start())
@@ -39,6 +47,8 @@ class BackgroundRun(Run):
                 self._tell(self._encoder.finish(event))
             case Waiting() if self._log is not None:
                 tell_waiting(self._log, event)
+            case _ if isinstance(self._encoder, McpResponseEncoder) and not isinstance(event, Waiting):
+                self._tell(self._encoder.add_tool_event(event))
         if self._log is not None:
             await self._log.have_room()
 

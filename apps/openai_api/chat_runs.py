@@ -4,6 +4,7 @@ Their tokens reach the reader through this process's memory, as those of any str
 """
 
 import time
+from collections.abc import AsyncGenerator
 
 from django.conf import settings
 
@@ -14,6 +15,7 @@ from apps.inference.runs import Interrupted, Run
 from apps.openai_api.encoders.chat import ChatStreamEncoder
 from apps.openai_api.event_log import EventLog
 from apps.openai_api.event_streams import close_log, open_log, tell_waiting
+from apps.openai_api.mcp_chats import generate_chat
 from apps.openai_api.schemas.chat import ChatCall
 from gpu_worker.protocol import Delta, Finished, Started
 
@@ -30,6 +32,9 @@ class ResumableChat(Run):
         self._read_s = time.monotonic()
         self._was_left = False
         super().__init__(call.request)
+
+    def generate(self) -> AsyncGenerator[Event, None]:
+        return generate_chat(self._call)
 
     async def take(self, event: Event) -> None:
         match event:

@@ -10,7 +10,7 @@ from apps.core.errors import ServiceError
 from apps.core.http import SSE_DONE, encode_json, encode_sse, encode_sse_comment
 from apps.core.middleware import get_header
 from apps.inference.events import Waiting
-from apps.inference.generate import generate, load
+from apps.inference.generate import load
 from apps.openai_api import chat_runs
 from apps.openai_api.answers import answer_chat, answer_completion
 from apps.openai_api.encoders.chat import ChatStreamEncoder
@@ -18,6 +18,7 @@ from apps.openai_api.encoders.completions import CompletionStreamEncoder
 from apps.openai_api.encoders.parts import describe_waiting
 from apps.openai_api.event_streams import follow, read_event_id
 from apps.openai_api.http_consumer import HttpConsumer
+from apps.openai_api.mcp_chats import generate_chat
 from apps.openai_api.merge import generate_all
 from apps.openai_api.schemas.chat import ChatCall, parse_chat
 from apps.openai_api.schemas.completions import CompletionCall, parse_completion
@@ -70,7 +71,7 @@ class ChatCompletionsConsumer(GenerationConsumer):
     async def _stream(self, call: ChatCall) -> None:
         encoder = ChatStreamEncoder(call.request, include_usage=call.include_usage, customs=call.customs)
         held = b""  # goes out with the next chunk: the role with the first text, the finish with [DONE]
-        async with aclosing(generate(call.request)) as events:
+        async with aclosing(generate_chat(call)) as events:
             async for event in events:
                 match event:
                     case Delta():

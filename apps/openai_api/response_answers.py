@@ -5,7 +5,7 @@ Behind HTTP, streamed or not, and behind a line of a batch. Knows neither.
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -16,12 +16,22 @@ from apps.core.http import encode_json
 from apps.inference.events import Waiting
 from apps.inference.generate import generate
 from apps.inference.sampling import find_sampling
+from apps.mcp.loop import run_loop
+from apps.openai_api.encoders.mcp_responses import McpResponseEncoder, make_encoder
 from apps.openai_api.encoders.responses import ResponseEncoder
+from apps.openai_api.mcp_plans import plan_response
 from apps.openai_api.response_items import Item, read_items
 from apps.openai_api.schemas.responses import PreparedCall, ResponsesCall, prepare
 from apps.openai_api.schemas.responses_shape import InputItem
 from apps.openai_api.stored_responses import Context, load_context, save_response
 from gpu_worker.protocol import Delta, Finished, Started
+
+
+def generate_response(prepared: PreparedCall) -> AsyncGenerator[Any, None]:
+    """The events of one `generate()`, or of as many as its tools make necessary."""
+    if prepared.plan is not None:
+        return run_loop(prepared.request, prepared.plan)
+    return generate(prepared.request)
 
 
 class Memory(NamedTuple):
@@ -45,7 +55,9 @@ class ResponseAnswer:
         """The whole request, with what was said before. Raises InvalidRequest."""
         self._context = await self._load_context()
         referenced = msgspec.convert(self._context.referenced, dict[str, InputItem])
-        return prepare(self.call, msgspec.convert(self._context.history, list[InputItem]), referenced)
+        history = msgspec.convert(self._context.history, list[InputItem])
+        prepared = prepare(self.call, history, referenced)
+        return prepared._replace(plan=await plan_response(self.call, history, self._caller))
 
     async def _load_context(self) -> Context:
         previous_id, conversation_id = self.call.body.previous_response_id, self.call.conversation_id
@@ -102,11 +114,11 @@ class ResponseAnswer:
         return self.call.is_stored or self.call.conversation_id is not None
 
     async def _generate(self, prepared: PreparedCall) -> AsyncGenerator[bytes | Waiting, None]:
-        async with aclosing(generate(prepared.request)) as events:
+        async with aclosing(generate_response(prepared)) as events:
             async for event in events:
                 match event:
                     case Started():
-                        encoder = ResponseEncoder(self.call, await find_sampling(prepared.request))
+                        encoder = make_encoder(self.call, await find_sampling(prepared.request))
                         self.encoder = encoder
                         yield encoder.start()
                     case Delta():
@@ -115,6 +127,8 @@ class ResponseAnswer:
                         yield encoder.finish(event)
                     case Waiting():
                         yield event
+                    case _ if isinstance(encoder, McpResponseEncoder):
+                        yield encoder.add_tool_event(event)
         if self._is_kept:
             await self.save(encoder)
         yield encoder.end()

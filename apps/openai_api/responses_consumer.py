@@ -9,7 +9,8 @@ from apps.inference.sampling import find_sampling
 from apps.openai_api.background_responses import read_response
 from apps.openai_api.background_runs import BackgroundRun
 from apps.openai_api.consumers import GenerationConsumer
-from apps.openai_api.encoders.responses import ResponseEncoder, encode_early_failure
+from apps.openai_api.encoders.mcp_responses import make_encoder
+from apps.openai_api.encoders.responses import encode_early_failure
 from apps.openai_api.event_streams import follow, open_log
 from apps.openai_api.response_answers import ResponseAnswer
 from apps.openai_api.schemas.event_query import read_position
@@ -39,7 +40,7 @@ class ResponsesConsumer(GenerationConsumer):
         return encoder.fail(error) + encoder.end() + SSE_DONE
 
     async def _start_in_background(self, answer: ResponseAnswer, prepared: PreparedCall) -> None:
-        encoder = ResponseEncoder(answer.call, await find_sampling(prepared.request))
+        encoder = make_encoder(answer.call, await find_sampling(prepared.request))
         queued = encode_json(encoder.response)
         await answer.save(encoder)
         if not answer.call.request.stream:

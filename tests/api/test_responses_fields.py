@@ -99,7 +99,7 @@ def test_tool_choice_in_every_form(given: Any, echoed: Any, sent: Any) -> None:
         ({"tools": [PATCH], "tool_choice": {"type": "function", "name": "patch"}}, "tool_choice"),
         ({"tools": [WEATHER], "tool_choice": {"type": "custom", "name": "weather"}}, "tool_choice"),
         ({"input": [{"type": "custom_tool_call", "call_id": "c", "input": ""}]}, "input[0].name"),
-        ({"tools": [{"type": "mcp", "server_label": "x"}]}, "tools[0].type"),
+        ({"tools": [{"type": "mcp", "server_label": ""}]}, "tools[0].server_label"),
         ({"tools": [{"type": "namespace", "name": "x"}]}, "tools[0].tools"),
         ({"tools": [FILES | {"tools": [{"type": "mcp", "name": "x"}]}]}, "tools[0].tools[0].type"),
         ({"tools": [WEATHER, WEATHER]}, "tools[1].name"),

@@ -103,10 +103,13 @@ class ResponseEncoder:
         if isinstance(self._open, CallItem) and self._open.index == piece.index:
             return self._open.add(piece.arguments)
         events = self._close("completed")
+        self._open = self._make_call(piece)
+        return events + self._open.open() + self._open.add(piece.arguments)
+
+    def _make_call(self, piece: ToolCallDelta) -> CallItem:
         called = self._call.tools.names.get(piece.name or "")
         kind = CustomCallItem if called is not None and called.is_custom else CallItem
-        self._open = kind(*self._place(kind.prefix), piece, called)
-        return events + self._open.open() + self._open.add(piece.arguments)
+        return kind(*self._place(kind.prefix), piece, called)
 
     def _reach(self, kind: type[MessageItem] | type[ReasoningItem]) -> list[Event]:
         """An item of this kind is open."""

@@ -12,19 +12,22 @@ from django.conf import settings
 from msgspec import Meta
 
 from apps.accounts.caller import Caller
-from apps.core.errors import InvalidRequest, ServiceError
+from apps.core.errors import InvalidRequest, ServiceError, UnsupportedParameter
 from apps.core.ids import new_chat_completion_id
 from apps.inference.requests import GenerationRequest
 from apps.openai_api.parameters import CHAT_NEUTRAL, check_fields
 from apps.openai_api.schemas.anthropic_parts import find_conversation
-from apps.openai_api.schemas.chat_tools import ChatTool, read_chat_tools
+from apps.openai_api.schemas.chat_tools import ChatTool, ChatTools, read_chat_tools
 from apps.openai_api.schemas.custom_tools import ToolOrigin, rename_tool
 from apps.openai_api.schemas.fields import Count, StreamOptions, check_token_limits, decode_body
 from apps.openai_api.schemas.generation_config import read_generation_config
+from apps.openai_api.schemas.mcp_tools import MAX_SERVERS
 from apps.openai_api.schemas.messages import Message, convert_messages
 from apps.openai_api.schemas.responses_fields import ReasoningEffort, ReasoningFields, TextFields
 from apps.openai_api.schemas.responses_shape import Conversation, InputItem, convert_input, rename_field
+from apps.openai_api.schemas.responses_tools import flatten_choice, join_choice
 from apps.openai_api.schemas.structure import StructureFields
+from apps.openai_api.schemas.tool_choice import ToolChoice, translate_choice
 from gpu_worker.protocol import Structure
 
 # What the template's caller sets itself: a request may not put its own under these names.
@@ -72,6 +75,7 @@ class ChatBody(StructureFields, frozen=True, kw_only=True):
     max_output_tokens: Count | None = None
     reasoning: ReasoningFields | None = None
     text: TextFields | None = None
+    mcp_servers: list[str] | None = None
 
 
 HONOURED = frozenset(ChatBody.__struct_fields__)
@@ -86,6 +90,8 @@ class ChatCall(NamedTuple):
     include_usage: bool
     is_resumable: bool = False
     conversation: Conversation | None = None  # of a body in the shape of another API
+    mcp_servers: list[str] = []  # registered ones, whose tools the model may call
+    mcp_choice: ToolChoice | None = None  # among their tools too, which are not known yet
     names: dict[str, str] = {}  # how this body calls what the rest of the system calls otherwise
     customs: frozenset[str] = frozenset()  # names of custom tools
     tool_origins: list[ToolOrigin] = []
@@ -113,7 +119,7 @@ def parse_chat(body: bytes, caller: Caller) -> ChatCall:
     chat = decode_body(_decoder, body)
     _check_template_fields(raw, chat)
     check_fields(raw, HONOURED, CHAT_NEUTRAL)
-    tools = read_chat_tools(chat.tools, chat.tool_choice)
+    tools = _read_tools(chat)
     conversation = _read_input(chat) or find_conversation(chat.messages or [])
     options = chat.stream_options
     return ChatCall(
@@ -139,6 +145,8 @@ def parse_chat(body: bytes, caller: Caller) -> ChatCall:
         include_usage=bool(options and options.include_usage),
         is_resumable=bool(chat.stream and options and options.resumable),
         conversation=conversation,
+        mcp_servers=chat.mcp_servers or [],
+        mcp_choice=join_choice(flatten_choice(translate_choice(chat.tool_choice))) if chat.mcp_servers else None,
         names=_find_names(chat),
         customs=tools.customs,
         tool_origins=tools.origins,
@@ -151,6 +159,17 @@ def read_model(given: str | None) -> str:
     if not model:
         raise InvalidRequest("You must name a model in 'model'. GET /v1/models lists yours.", param="model")
     return model
+
+
+def _read_tools(chat: ChatBody) -> ChatTools:
+    """Where servers of tools are named, a choice has to wait until their tools are known."""
+    if not chat.mcp_servers:
+        return read_chat_tools(chat.tools, chat.tool_choice)
+    if (chat.n or 1) > 1:
+        raise UnsupportedParameter("'n' can be 1 here: tools of 'mcp_servers' are called for one choice.", param="n")
+    if len(chat.mcp_servers) > MAX_SERVERS:
+        raise InvalidRequest(f"'mcp_servers' may name {MAX_SERVERS}.", param="mcp_servers")
+    return read_chat_tools(chat.tools, None)
 
 
 def _read_messages(chat: ChatBody) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from apps.accounts.caller import Caller
 from apps.core.errors import InvalidRequest, ServiceError
 from apps.core.ids import new_response_id
 from apps.inference.requests import GenerationRequest
+from apps.mcp.plan import Plan
 from apps.openai_api.parameters import RESPONSES_NEUTRAL, check_fields
 from apps.openai_api.schemas.chat import read_model
 from apps.openai_api.schemas.custom_tools import ToolOrigin, rename_tool
@@ -28,7 +29,7 @@ from apps.openai_api.schemas.responses_tools import (
     join_choice,
     read_tools,
 )
-from apps.openai_api.schemas.tool_choice import read_tool_choice
+from apps.openai_api.schemas.tool_choice import ToolChoice, Tools, read_tool_choice
 
 LOGPROBS = "message.output_text.logprobs"
 # The others name output of tools that this server does not run, and reasoning that is encrypted: here it is readable.
@@ -122,12 +123,16 @@ class PreparedCall(NamedTuple):
     request: GenerationRequest
     conversation: Conversation
     tool_origins: list[ToolOrigin]
+    plan: Plan | None = None  # where servers of tools are named
 
     def rename(self, error: ServiceError) -> None:
         """Have the error call fields by the names that they have at this endpoint."""
         self.conversation.rename(error)
-        if not rename_tool(error, self.tool_origins):
-            rename_field(error, _NAMES)
+        if rename_tool(error, self.tool_origins):
+            return
+        if self.plan is not None and (error.param or "").startswith("tools["):
+            error.param = "tools"  # a tool that an MCP server has described
+        rename_field(error, _NAMES)
 
 
 def parse_response(body: bytes, caller: Caller) -> ResponsesCall:
@@ -142,7 +147,7 @@ def parse_response(body: bytes, caller: Caller) -> ResponsesCall:
     _check_state(response)
     offered = read_tools(response.tools)
     check_choice(response.tool_choice, offered.names)
-    tools, tool_choice = read_tool_choice(join_choice(response.tool_choice), offered.functions)
+    tools, tool_choice = _read_choice(response.tool_choice, offered)
     request = GenerationRequest(
         id=new_response_id(),
         caller=caller,
@@ -172,6 +177,13 @@ def prepare(call: ResponsesCall, history: list[InputItem], referenced: dict[str,
     shown = {tool["function"]["name"] for tool in call.request.tools or []}
     named = zip(call.tools.names, call.tools.origins, strict=True)
     return PreparedCall(request, conversation, [origin for name, origin in named if name in shown])
+
+
+def _read_choice(choice: str | dict[str, Any] | None, offered: OfferedTools) -> tuple[Tools | None, ToolChoice | None]:
+    """Where servers of tools are named, their tools have to be known first."""
+    if offered.servers and (isinstance(choice, dict) or choice == "required"):
+        return offered.functions, None
+    return read_tool_choice(join_choice(choice), offered.functions)
 
 
 def _read_sampling(body: ResponsesBody) -> dict[str, Any]:

@@ -12,6 +12,8 @@ import msgspec
 from msgspec import Struct
 
 from apps.core.errors import InvalidRequest, ServiceError, UnsupportedParameter
+from apps.mcp.results import describe_result as describe_mcp_result
+from apps.mcp.servers import make_function_name
 from apps.openai_api.schemas.custom_tools import make_arguments
 from apps.openai_api.schemas.messages import CalledFunction, Message, Part, ToolCall, convert_messages
 
@@ -24,6 +26,9 @@ _NEEDED_FIELDS = {
     "function_call_output": "call_id",
     "custom_tool_call": "name",
     "custom_tool_call_output": "call_id",
+    "mcp_call": "name",
+    "mcp_approval_request": "name",
+    "mcp_approval_response": "approval_request_id",
 }
 _PLACE = re.compile(r"messages\[(\d+)\]([\w.\[\]]*)")
 _PART = re.compile(r"^\.content\[(\d+)\]")
@@ -44,6 +49,11 @@ class InputItem(Struct, frozen=True):
     output: str | list[Part] | None = None
     summary: list[Part] | None = None
     encrypted_content: str | None = None
+    server_label: str | None = None
+    approval_request_id: str | None = None
+    approve: bool | None = None
+    reason: str | None = None
+    error: Any = None
 
 
 class Conversation(NamedTuple):
@@ -123,6 +133,7 @@ class _Builder:
     def __init__(self) -> None:
         self.messages: list[Message] = []
         self.origins: list[str] = []
+        self._asked: dict[str, InputItem] = {}  # approvals, by their ids
 
     def add(self, item: InputItem, origin: str) -> None:
         """Raises UnsupportedParameter for an item of another kind."""
@@ -134,6 +145,14 @@ class _Builder:
                 self._add_call(msgspec.structs.replace(item, arguments=arguments), name, origin)
             case InputItem(type="function_call_output" | "custom_tool_call_output", call_id=str()):
                 self.add_message(Message(role="tool", content=item.output or "", tool_call_id=item.call_id), origin)
+            case InputItem(type="mcp_list_tools"):
+                pass  # what the model may call it is told anew
+            case InputItem(type="mcp_call", name=str(name)):
+                self._add_mcp_call(item, name, describe_mcp_result(item.output, item.error), origin)
+            case InputItem(type="mcp_approval_request", id=str(item_id), name=str()):
+                self._asked[item_id] = item
+            case InputItem(type="mcp_approval_response", approval_request_id=str()):
+                self._add_decision(item, origin)
             case InputItem(type="reasoning"):
                 self._add_reasoning(item, origin)
             case InputItem(type="message", role="assistant"):
@@ -156,6 +175,23 @@ class _Builder:
             return
         self.messages.append(message)
         self.origins.append(origin)
+
+    def _add_mcp_call(self, item: InputItem, name: str, result: str, origin: str) -> None:
+        function = make_function_name(item.server_label or "", name)
+        self._add_call(msgspec.structs.replace(item, call_id=item.id), function, origin)
+        self.add_message(Message(role="tool", content=result, tool_call_id=item.id), origin)
+
+    def _add_decision(self, item: InputItem, origin: str) -> None:
+        """What was refused is told to the model as the call's result. What was allowed is called later, or was."""
+        asked = self._asked.get(item.approval_request_id or "")
+        if asked is None:
+            param = f"{origin}.approval_request_id"
+            raise InvalidRequest(f"'{param}': there is no such request in the conversation.", param=param)
+        if item.approve is None:
+            raise InvalidRequest(f"'{origin}.approve' is required.", param=f"{origin}.approve")
+        if not item.approve:
+            because = f" because: {item.reason}" if item.reason else "."
+            self._add_mcp_call(asked, asked.name or "", f"Error: the user did not allow this call{because}", origin)
 
     def _add_call(self, item: InputItem, name: str, origin: str) -> None:
         call = ToolCall(CalledFunction(join_name(item.namespace, name), item.arguments or "{}"), id=item.call_id)

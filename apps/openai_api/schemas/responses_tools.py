@@ -7,6 +7,13 @@ from typing import Any, NamedTuple
 
 from apps.core.errors import InvalidRequest, UnsupportedParameter
 from apps.openai_api.schemas.custom_tools import InputFormat, ToolOrigin, convert_custom, describe_format
+from apps.openai_api.schemas.mcp_tools import (
+    AllowedTools,
+    NamedServer,
+    RequiredApproval,
+    describe_server,
+    read_servers,
+)
 from apps.openai_api.schemas.messages import Tool, convert_tool
 from apps.openai_api.schemas.responses_shape import join_name
 
@@ -19,10 +26,20 @@ class CallableTool(Tool, frozen=True):
 
 
 class ResponsesTool(CallableTool, frozen=True):
-    """One of these, a namespace with `tools` of its own, or a search in the web."""
+    """One of these, a namespace with `tools` of its own, a server of tools, or a search in the web."""
 
     tools: list[CallableTool] | None = None
     external_web_access: bool | None = None
+    # of type "mcp"
+    server_label: str | None = None
+    server_url: str | None = None
+    connector_id: str | None = None
+    server_description: str | None = None
+    tunnel_id: str | None = None
+    allowed_tools: AllowedTools | None = None
+    require_approval: RequiredApproval | None = None
+    headers: dict[str, str] | None = None
+    authorization: str | None = None
 
     @property
     def finds_nothing(self) -> bool:
@@ -45,6 +62,7 @@ class OfferedTools(NamedTuple):
     names: dict[str, CalledName]  # by the name that the model knows
     origins: list[ToolOrigin]  # of each function
     echo: list[dict[str, Any]]  # as the answer repeats them
+    servers: list[NamedServer] = []  # of tools, which the model is offered too
 
 
 def read_tools(tools: list[ResponsesTool] | None) -> OfferedTools:
@@ -67,7 +85,7 @@ def read_tools(tools: list[ResponsesTool] | None) -> OfferedTools:
         functions.append(function)
         names[name] = called
         origins.append(ToolOrigin(path, f"{grammar}.definition" if is_custom else None))
-    return OfferedTools(functions or None, names, origins, [_describe(tool) for tool in offered])
+    return OfferedTools(functions or None, names, origins, [_describe(tool) for tool in offered], read_servers(tools))
 
 
 def check_choice(choice: str | dict[str, Any] | None, names: dict[str, CalledName]) -> None:
@@ -119,7 +137,7 @@ def _flatten(tools: list[ResponsesTool]) -> list[tuple[str, CallableTool, str | 
     flat: list[tuple[str, CallableTool, str | None]] = []
     for index, tool in enumerate(tools):
         path = f"tools[{index}]"
-        if tool.finds_nothing:
+        if tool.finds_nothing or tool.type == "mcp":
             continue
         if tool.type != "namespace":
             flat.append((path, tool, None))
@@ -134,6 +152,8 @@ def _flatten(tools: list[ResponsesTool]) -> list[tuple[str, CallableTool, str | 
 
 
 def _describe(tool: ResponsesTool) -> dict[str, Any]:
+    if tool.type == "mcp":
+        return describe_server(tool)
     if tool.type != "namespace":
         return _describe_callable(tool)
     members = [_describe_callable(member) for member in tool.tools or []]
