@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from tests.api.tour import Tour
+from tests.mcp_servers import run_server
 from tests.recordings import make_recording
 from tests.served_models import MODELS, serve_models
-from tests.web_process import SECRET
+from tests.web_process import SECRET, run_python
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # five processes
 
@@ -40,11 +41,22 @@ CHAT_FIELDS: list[dict[str, Any]] = [
     {"stream_options": {"include_usage": True}},
     {"max_tokens": 1},
 ]
+# Runs in the installation under test: a server of tools by its URL.
+_REGISTER = """
+import sys, django
+django.setup()
+from apps.mcp.models import McpServer
+from apps.mcp.services import enable_all_tools, refresh_tools
+server = McpServer.objects.create(name="kit", url=sys.argv[1], may_be_private=True)
+assert refresh_tools(server=server), server.error
+enable_all_tools(server=server)
+"""
 
 
 @pytest.fixture(scope="module")
 def tour(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tour]:
-    with serve_models(tmp_path_factory.mktemp("tour")) as web:
+    with run_server() as tools, serve_models(tmp_path_factory.mktemp("tour")) as web:
+        run_python(web.environment, "-c", _REGISTER, tools.url())
         tour = Tour(web.url, {"Authorization": f"Bearer {SECRET}"})
         with tour.client:
             yield tour
@@ -55,6 +67,7 @@ def test_every_answer_and_event_is_as_documented(tour: Tour) -> None:
     see_chats(tour)
     see_completions(tour)
     see_responses(tour)
+    see_tools(tour)
     see_messages(tour)
     see_vectors(tour)
     see_recordings(tour)
@@ -107,6 +120,23 @@ def see_responses(tour: Tour) -> None:
     tour.ask("GET", RESPONSE, 404, at=at)
     queued = tour.ask("POST", RESPONSES, json=ASK | {"background": True, "max_output_tokens": 200})["id"]
     tour.ask("POST", CANCEL, at=f"{RESPONSES}/{queued}/cancel")
+
+
+def see_tools(tour: Tour) -> None:
+    kit = {"type": "mcp", "server_label": "kit", "require_approval": "never", "allowed_tools": ["greet"]}
+    choice = {"type": "mcp", "server_label": "kit", "name": "greet"}
+    body = {"model": "chat", "input": "hello", "tools": [kit], "tool_choice": choice, "max_tool_calls": 1, "seed": 1}
+    for fields in ({}, {"tools": [kit | {"require_approval": "always"}]}):
+        whole = tour.ask("POST", RESPONSES, json=body | fields)
+        last = tour.ask("POST", RESPONSES, json=body | fields | {"stream": True})[-1]["response"]
+        for response in (whole, last):
+            kinds = [item["type"] for item in response["output"]]
+            assert kinds[:2] == ["mcp_list_tools", "mcp_approval_request" if fields else "mcp_call"]
+    given = {"type": "mcp_approval_response", "approval_request_id": last["output"][1]["id"], "approve": True}
+    body = body | {"input": [given], "previous_response_id": last["id"], "tool_choice": "auto"}
+    events = tour.ask("POST", RESPONSES, json=body | {"stream": True})
+    assert events[-1]["response"]["output"][0]["output"] == "안녕하세요"
+    assert tour.ask("POST", CHAT, json=HELLO | {"mcp_servers": ["kit"]})["choices"]
 
 
 def see_messages(tour: Tour) -> None:
