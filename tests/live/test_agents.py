@@ -58,7 +58,7 @@ def test_agent_shows_the_answer(
     ids=["codex", "continue", "claude-code"],
 )
 def test_agent_shows_what_is_wrong_with_a_key(
-    client: str, page: str, package: str, installation: Installation, home: Path, record_property: RecordProperty
+    client: str, page: str, package: str, *, installation: Installation, home: Path, record_property: RecordProperty
 ) -> None:
     record_client(record_property, client, find_version(NODE, package), "wrong key")
     subprocess.run(["git", "init", "-q"], cwd=home, check=True)
