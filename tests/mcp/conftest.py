@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from apps.mcp.models import McpServer, Transport
+from apps.mcp.models import McpServer, ToolCallRecord, Transport
 from apps.mcp.services import enable_all_tools, refresh_tools
 from gpu_worker.protocol import Delta, Generate, ToolCallDelta
-from tests.api.conftest import Api, api, chat_api, server
+from tests.api.conftest import Api, api, chat_api, server, wait_until
 from tests.mcp.events import check_response
 from tests.mcp_servers import RunningServer, run_server
 from tests.scripted_fixtures import scripted_model, worker
@@ -47,6 +47,11 @@ def register(name: str, **fields: Any) -> McpServer:
     assert refresh_tools(server=made), made.error
     enable_all_tools(server=made)
     return made
+
+
+def wait_for_record(**fields: Any) -> ToolCallRecord:
+    """The record of a call, which is written soon after its end."""
+    return wait_until(ToolCallRecord.objects.filter(**fields).first)
 
 
 def call(name: str, arguments: object, *, index: int = 0, call_id: str = "") -> ToolCallDelta:

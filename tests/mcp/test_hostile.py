@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from apps.mcp.models import McpServer, ToolCallRecord
-from tests.api.conftest import Api, wait_for_settled_rows, wait_until
+from tests.api.conftest import Api, wait_for_settled_rows
 from tests.factories import make_team
-from tests.mcp.conftest import call, register, say_calls, script
+from tests.mcp.conftest import call, register, say_calls, script, wait_for_record
 from tests.mcp_servers import INJECTION, RunningServer
 from tests.scripted_worker import Answer, ScriptedWorker
 
@@ -81,7 +81,7 @@ def test_a_description_gains_nothing_for_its_server(
     # It is handed to the client, as a call of any function that the client may have meant.
     assert [item["type"] for item in response["output"]] == ["mcp_list_tools", "function_call"]
     wait_for_settled_rows(1)
-    assert not ToolCallRecord.objects.exists()
+    assert not ToolCallRecord.objects.filter(request_id=response["id"]).exists()
 
 
 def test_tools_that_are_not_enabled_are_not_called(
@@ -94,8 +94,9 @@ def test_tools_that_are_not_enabled_are_not_called(
     assert [tool["name"] for tool in response["output"][0]["tools"]] == ["greet"]
     assert response["output"][1]["type"] == "function_call"
     script(worker, say_calls(call("kit__greet", {})), TEXT)
-    assert ask(chat_api)["output"][1]["output"] == "안녕하세요"
-    assert wait_until(ToolCallRecord.objects.count) == 1
+    response = ask(chat_api)
+    assert response["output"][1]["output"] == "안녕하세요"
+    assert wait_for_record(request_id=response["id"]).tool == "greet"
 
 
 def test_headers_of_one_server_are_not_told_another(
