@@ -57,6 +57,7 @@ class AuthenticationFailed(ServiceError):
     status = 401
     type = "invalid_request_error"
     code = "invalid_api_key"
+    is_final = True  # told so, Claude Code shows it at once, and else after three minutes
 
 
 class PermissionDenied(ServiceError):

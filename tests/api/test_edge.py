@@ -42,6 +42,7 @@ def test_no_key_and_a_wrong_key_are_401(api: Api, path: str, headers: dict[str, 
     given = response.request.headers.keys() & {"authorization", "x-api-key"}
     assert error["message"].startswith("Incorrect API key provided" if given else "No API key was given")
     assert response.headers["www-authenticate"] == "Bearer"
+    assert response.headers["x-should-retry"] == "false"
 
 
 @pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/load_model"])

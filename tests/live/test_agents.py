@@ -23,6 +23,7 @@ AGENTS = [
     ("Continue CLI", "continue", "@continuedev/cli"),
     ("Claude Code", "claude-code", "@anthropic-ai/claude-code"),
 ]
+TOLD_OF_KEYS = [agent for agent in AGENTS if agent[1] != "opencode"]
 RUN_ELSEWHERE = {(page, "run.sh") for page in ("curl", "transformers-chat", *(page for _, page, _ in AGENTS))} | {
     ("codex", ".codex/config.toml"),
     ("opencode", "opencode.json"),
@@ -52,14 +53,11 @@ def test_agent_shows_the_answer(
         assert result.stdout.strip()
 
 
-@pytest.mark.parametrize(
-    ("client", "page", "package"),
-    [agent for agent in AGENTS if agent[1] in ("codex", "continue", "claude-code")],
-    ids=["codex", "continue", "claude-code"],
-)
+@pytest.mark.parametrize("agent", TOLD_OF_KEYS, ids=[page for _, page, _ in TOLD_OF_KEYS])
 def test_agent_shows_what_is_wrong_with_a_key(
-    client: str, page: str, package: str, *, installation: Installation, home: Path, record_property: RecordProperty
+    agent: tuple[str, str, str], installation: Installation, home: Path, record_property: RecordProperty
 ) -> None:
+    client, page, package = agent
     record_client(record_property, client, find_version(NODE, package), "wrong key")
     subprocess.run(["git", "init", "-q"], cwd=home, check=True)
     write_snippets(page, home, url=installation.url, key="atr_wrong")
