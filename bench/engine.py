@@ -127,9 +127,9 @@ async def measure_server(
         return str(error).splitlines()[0]
 
 
-def build_random_model(name: str, folder: Path) -> Path:
+def build_random_model(name: str, folder: Path, **changes: int) -> Path:
     """A Qwen2 of random weights with the demo model's tokenizer, bf16."""
-    config = AutoConfig.for_model("qwen2", max_position_embeddings=4096, **RANDOM_MODELS[name])
+    config = AutoConfig.for_model("qwen2", max_position_embeddings=4096, **(RANDOM_MODELS[name] | changes))
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(folder)

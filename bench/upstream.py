@@ -23,6 +23,7 @@ from transformers import AutoTokenizer
 from bench.engine import NEW_TOKENS, RANDOM_MODELS, Prompts, build_random_model
 from bench.peers import VLLM_ENVIRONMENT, start, wait_until_healthy
 from tests.web_process import MODEL, SECRET, find_free_port, run_python, run_web_process
+from tests.worker_process import DEMO_MODEL
 
 TOKEN = "bench-token"
 # The replica that `run_web_process` has made belongs to another engine than our own.
@@ -51,8 +52,10 @@ async def ask(http: aiohttp.ClientSession, url: str, key: str, prompt: str) -> t
             raise RuntimeError(await response.text())
         async for line in response.content:
             if line.startswith(b"data: {"):
-                first_s = first_s or time.perf_counter() - began_s
-                num_tokens = (json.loads(line[6:]).get("usage") or {}).get("completion_tokens", num_tokens)
+                chunk = json.loads(line[6:])
+                if not first_s and any(choice["text"] for choice in chunk["choices"]):
+                    first_s = time.perf_counter() - began_s
+                num_tokens = (chunk.get("usage") or {}).get("completion_tokens", num_tokens)
     return first_s, num_tokens
 
 
@@ -116,7 +119,10 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        model = build_random_model(options.random, folder / "model")
+        # Every token is a text, so that the first one can be seen.
+        model = build_random_model(
+            options.random, folder / "model", vocab_size=len(AutoTokenizer.from_pretrained(DEMO_MODEL))
+        )
         port = find_free_port()
         command = [options.vllm, "serve", str(model), "--served-model-name", MODEL, "--host", "127.0.0.1"]
         command += ["--port", str(port), "--dtype", "bfloat16", "--max-model-len", "4096"]
