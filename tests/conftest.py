@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from django.conf import settings
 from django.test import override_settings
+from django.utils import translation
 
 from apps.accounts.caller_cache import caller_cache
 from apps.core.db import close_db_connections
@@ -51,3 +52,4 @@ def forget_callers() -> Iterator[None]:
     yield
     caller_cache.clear()
     rule_book.invalidate()
+    translation.deactivate()  # a page in Korean leaves its language to its thread

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from apps.quotas.counters import Ask, BudgetWarning, Counter, Need, Verdict
 
-TIMEOUT_S = 3.0  # of one question: beyond it the store counts as away
+TIMEOUT_S = 8.0  # of one question: beyond it the store counts as away
 
 
 class StoreAway(Exception):

@@ -23,7 +23,7 @@ from apps.quotas.warnings import send_warnings
 
 AWAY_S = 1.0  # for so long nobody tries again: requests must not queue for a server that does not answer
 MAX_CONNECTIONS = 16  # of one event loop
-_SOCKET_TIMEOUT_S = 1.0
+_SOCKET_TIMEOUT_S = 3.0  # a loop that is busy for a moment must not take Redis for away
 _SCRIPT = (Path(__file__).parent / "counters.lua").read_text()
 _PREFIX = "atrium:{quotas}:"
 _HOLDS = f"{_PREFIX}holds"
