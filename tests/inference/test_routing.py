@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pytest
 from django.conf import settings
 
+from apps.core import snapshots
 from apps.core.errors import Unavailable
 from apps.inference import router
 from apps.inference.events import Waiting
@@ -51,7 +52,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> asyncio.Queue[int]:
 @pytest.fixture
 def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(router, "POLL_S", 0.02)
-    monkeypatch.setattr(directory, "MAX_AGE_S", 0.0)
+    monkeypatch.setattr(snapshots, "MAX_AGE_S", 0.0)
 
 
 def test_same_beginning_goes_to_the_same_replica_while_loads_are_alike() -> None:
