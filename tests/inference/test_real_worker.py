@@ -65,8 +65,10 @@ async def test_kill_9_during_8_streams_changes_no_token(
     readings = [asyncio.create_task(read(*pair)) for pair in zip(requests, heards, strict=True)]
     await asyncio.gather(*(heard.until(lambda h: h.num_tokens >= 5) for heard in heards))
     assert all(heard.num_tokens < NUM_TOKENS for heard in heards)
-    assert (await asyncio.to_thread(workers[0].get_health))[1]["stats"]["num_running"] > 0
-    workers[0].process.kill()
+    healths = [(await asyncio.to_thread(worker.get_health))[1] for worker in workers]
+    running = [health["stats"]["num_running"] for health in healths]
+    assert max(running) >= NUM_STREAMS / 2
+    workers[running.index(max(running))].process.kill()  # whichever the prompts led to
     await asyncio.gather(*readings)
     for undisturbed, disturbed in zip(whole, heards, strict=True):
         assert disturbed.text == undisturbed.text
