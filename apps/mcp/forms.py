@@ -4,6 +4,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from django import forms
+from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget, UnfoldAdminTextareaWidget
 
@@ -17,6 +18,10 @@ class StringMapField(forms.JSONField):
 
     widget = UnfoldAdminTextareaWidget
     default_error_messages = {"not_texts": _('A JSON object of texts, such as {"Authorization": "Bearer …"}.')}
+
+    def prepare_value(self, value: Any) -> Any:
+        """Nothing is shown as nothing, not as JSON's null."""
+        return "" if value is None else super().prepare_value(value)
 
     def to_python(self, value: Any) -> Any:
         given = super().to_python(value)
@@ -45,6 +50,8 @@ class McpServerForm(forms.ModelForm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         server = self.instance
+        for field in self.fields.values():  # those of the model begin with a capital already
+            field.label = capfirst(str(field.label))
         if "enabled_tools" in self.fields:
             tools: Any = self.fields["enabled_tools"]
             tools.choices = [(tool["name"], f"{tool['name']}: {tool['description']}"[:200]) for tool in server.tools]

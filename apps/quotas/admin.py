@@ -81,7 +81,7 @@ class QuotaAdmin(ModelAdmin):
     autocomplete_fields = ["api_key", "user", "team", "model"]
     readonly_fields = ["present_use"]
     fieldsets = [
-        (_("Whose"), {"fields": [("api_key", "user", "team"), ("model", "each_user")]}),
+        (_("Whose"), {"fields": ["api_key", "user", "team", ("model", "each_user")]}),
         (_("Limits"), {"fields": [*_LIMITS[:2], "present_use"]}),
         (_("Warning"), {"fields": [_LIMITS[2]]}),
     ]

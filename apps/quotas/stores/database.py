@@ -9,6 +9,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -175,7 +176,7 @@ def _answer(asked: _Reserving, verdict: Verdict | None) -> None:
 
 
 @contextlib.contextmanager
-def _explaining():  # type: ignore[no-untyped-def]
+def _explaining() -> Iterator[None]:
     try:
         yield
     except DatabaseError as error:
